@@ -1,0 +1,134 @@
+"""The public face: open a trained run."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.atomic import sha256
+from pipeline.config import TrainJob, image_size
+from pipeline.data.examples import Examples, load_examples
+from pipeline.errors import ArtifactError
+from pipeline.models.registry import build
+from pipeline.runs import Run, checkpoint_path
+from pipeline.streams import stream
+from pipeline.training.checkpoint import load_network
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A trained run: its network in eval mode, and the examples of both splits.
+
+    ``spec`` is the run; ``epoch`` the checkpoint; ``train`` and ``test`` have ``.inputs``
+    (N, channels, height, width) and ``.labels`` (N,).  ``diverged_epoch`` is None for a run that
+    stayed finite.
+    """
+
+    folder: Path
+    spec: Run
+    epoch: int
+    job: TrainJob
+    class_names: tuple[str, ...]
+    diverged_epoch: int | None
+    checksum: str
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def diverged(self) -> bool:
+        """Whether training had diverged by this checkpoint, so that there is no network."""
+        return self.diverged_epoch is not None and self.epoch >= self.diverged_epoch
+
+    @cached_property
+    def train(self) -> Examples:
+        """The very examples trained on."""
+        return self._examples("train")
+
+    @cached_property
+    def test(self) -> Examples:
+        """The test split."""
+        return self._examples("test")
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The network at the checkpoint, in eval mode.
+
+        Raises ArtifactError where the checkpoint is missing, altered or of a diverged run.
+        """
+        path = checkpoint_path(self.folder, self.epoch)
+        if self.diverged:
+            raise ArtifactError(
+                f"{self.folder} diverged in epoch {self.diverged_epoch}: there is no network after "
+                f"epoch {self.epoch}. Choose an earlier checkpoint, or lower recipe.lr and retrain"
+            )
+        network = build(
+            self.job.model,
+            self.spec.norm,
+            tuple(self.test.inputs.shape[1:]),
+            len(self.class_names),
+            init=self.job.recipe.init,
+            seed=stream(self.spec.seed, "init"),
+        )
+        load_network(path, network)
+        if sha256(path) != self.checksum:
+            raise ArtifactError(
+                f"{path} is not the file that run.json tells of (its SHA-256 differs). Delete the "
+                "run's run.json, and snakemake trains it anew"
+            )
+        return network.to(self.device, self.dtype).eval()
+
+    def _examples(self, split: str) -> Examples:
+        examples = load_examples(
+            self.job.dataset,
+            split,
+            data_root=self.job.data_root,
+            download=self.job.download,
+            n_per_class=self.spec.n_per_class,
+            seed=self.spec.seed,
+            image_size=image_size(self.job.model),
+        )
+        return examples.to(self.device, self.dtype)
+
+
+def open_run(
+    folder: str | Path,
+    epoch: int | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> OpenRun:
+    """Return the trained run in ``folder`` at a checkpoint; None: the last one.
+
+    Data and network are read when first asked for.  Raises ArtifactError where ``folder`` holds no
+    trained run or no such checkpoint.
+    """
+    folder = Path(folder)
+    try:
+        record: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ArtifactError(
+            f"{folder} holds no run.json: the run is not trained yet. Run snakemake, or name the "
+            "folder of a trained run"
+        ) from error
+    epochs = [int(key) for key in record["checkpoints"]]
+    epoch = max(epochs) if epoch is None else epoch
+    if epoch not in epochs:
+        raise ArtifactError(
+            f"{folder} has no checkpoint of epoch {epoch}, only {epochs}. Choose one of these, or "
+            "add it to the recipe's checkpoints"
+        )
+    return OpenRun(
+        folder=folder,
+        spec=Run(**record["run"]),
+        epoch=epoch,
+        job=TrainJob.model_validate_json(json.dumps(record["provenance"]["settings"])),
+        class_names=tuple(record["class_names"]),
+        diverged_epoch=record["diverged_epoch"],
+        checksum=record["checkpoints"][str(epoch)],
+        device=torch.device(device),
+        dtype=dtype,
+    )

@@ -1,0 +1,65 @@
+"""What a configuration may name, and the facts about it.  No torch: the Snakefile reads this."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Fit = Literal["pad", "enlarge"]
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """Facts about a data set that need no look at its files.
+
+    ``smallest_class`` counts the training examples of the rarest class.  ``mean`` and ``std`` are
+    per channel, for pixels in [0, 1].  ``fit`` says how images reach the size a network needs.
+    """
+
+    classes: int
+    smallest_class: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fit: Fit = "pad"
+
+
+# Means and deviations: S's settings (FACTS of the papers' public code), but for digits, which are
+# this project's own measurement on its training split, and ImageNet, torchvision's convention.
+# Smallest classes: counted on the published training sets.
+SOURCES: dict[str, SourceFacts] = {
+    "digits": SourceFacts(10, 138, 1, (0.3054,), (0.3760,), fit="enlarge"),
+    "mnist": SourceFacts(10, 5421, 1, (0.1307,), (0.3081,)),
+    "fashion_mnist": SourceFacts(10, 6000, 1, (0.5,), (0.5,)),
+    "cifar10": SourceFacts(
+        10,
+        5000,
+        3,
+        (125.3 / 255, 123.0 / 255, 113.9 / 255),
+        (63.0 / 255, 62.1 / 255, 66.7 / 255),
+    ),
+    "cifar100": SourceFacts(
+        100,
+        500,
+        3,
+        (129.3 / 255, 124.1 / 255, 112.4 / 255),
+        (68.2 / 255, 65.4 / 255, 70.4 / 255),
+    ),
+    "imagenet": SourceFacts(1000, 732, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+FOLDER = "folder"
+
+# The square image size a family of networks needs; None: any.
+IMAGE_SIZE: dict[str, int | None] = {"fnet": None, "lenet5": 32}
+
+NORMS = ("none", "batch")
+MATRICES = ("Hess", "G", "H")
+SPLITS = ("train", "test")
+
+# The figures, and the cubes that each is drawn from.
+FIGURES: dict[str, tuple[str, ...]] = {
+    "training": ("training",),
+    "density": ("spectrum",),
+    "split": ("spectrum",),
+    "power_law": ("spectrum",),
+    "overview": ("spectrum",),
+}
+CUBES = ("training", "spectrum")

@@ -1,0 +1,253 @@
+"""Reading a configuration: every refusal at once, each with its place, its value and its cure."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from pipeline.catalogue import FIGURES, FOLDER, IMAGE_SIZE, SOURCES
+from pipeline.config import Config, Dataset
+from pipeline.errors import ConfigError
+
+Place = tuple[str | int, ...]
+
+# Cures for the kinds of refusal that pydantic itself reports.
+CURES = {
+    "missing": "add it",
+    "float_type": "write a number; YAML reads 5e-4 as text, so write 0.0005 or 5.0e-4",
+    "int_type": "write a whole number",
+    "int_from_float": "write a whole number",
+    "bool_type": "write true or false",
+    "string_type": "write text, in quotes where YAML would read a number",
+    "tuple_type": "write a list, such as [1, 2]",
+    "too_short": "an empty list gives an empty grid: name at least one",
+    "string_pattern_mismatch": "use letters, digits, '_', '.', '+' and '-'",
+}
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One thing that a configuration may not say."""
+
+    place: Place
+    problem: str
+    cure: str
+
+
+def load_config(settings: dict[str, Any], files: Sequence[str | Path] = ()) -> Config:
+    """Return the validated configuration, or refuse it.
+
+    ``settings`` is the merged mapping, ``files`` the YAML files it came from, later ones winning;
+    they serve to say where a refused value stands.  Raises ConfigError with every refusal found.
+    """
+    try:
+        config = Config.model_validate_json(json.dumps(settings))
+    except ValidationError as error:
+        refusals = list(_schema_refusals(error, settings))
+    else:
+        refusals = list(_cross_refusals(config))
+        if not refusals:
+            return config
+    lines = [f"{_where(r.place, files)}: {r.problem}\n    cure: {r.cure}" for r in refusals]
+    raise ConfigError("the configuration is refused\n  " + "\n  ".join(lines))
+
+
+def read_config(files: Sequence[str | Path]) -> Config:
+    """Return the configuration of YAML files merged as Snakemake merges them, later ones winning."""
+    settings: dict[str, Any] = {}
+    for file in files:
+        settings = _merged(settings, yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {})
+    return load_config(settings, files)
+
+
+def _merged(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
+    both = {
+        key: _merged(base[key], value)
+        if isinstance(value, dict) and isinstance(base.get(key), dict)
+        else value
+        for key, value in overlay.items()
+    }
+    return base | both
+
+
+def _schema_refusals(error: ValidationError, settings: dict[str, Any]) -> Iterator[Refusal]:
+    for detail in error.errors():
+        if detail["type"] == "too_short" and detail["input"]:
+            continue  # not empty in the file: its items were refused, each by itself
+        place = _real_place(detail["loc"], settings)
+        problem = f"{detail['input']!r}: {detail['msg']}"
+        cure = CURES.get(detail["type"], "write a value that the schema allows")
+        if detail["type"] == "missing":
+            problem = f"required, but not there: {place[-1]}"
+        elif detail["type"] == "extra_forbidden":
+            problem = f"unknown key {place[-1]!r} (value {detail['input']!r})"
+            cure = "remove it, or mend its spelling; docs/config.schema.json lists all keys"
+        elif detail["type"] == "literal_error":
+            cure = f"choose {detail['ctx']['expected']}"
+        yield Refusal(place, problem, cure)
+
+
+def _real_place(loc: Iterable[str | int], settings: Any) -> Place:
+    """Drop from a pydantic location the tags of unions, which stand nowhere in the file."""
+    place: list[str | int] = []
+    parts = list(loc)
+    for index, part in enumerate(parts):
+        inside = isinstance(settings, dict) and part in settings
+        inside |= isinstance(settings, list) and isinstance(part, int) and part < len(settings)
+        if inside:
+            settings = settings[part]
+        elif index < len(parts) - 1:
+            continue
+        place.append(part)
+    return tuple(place)
+
+
+def _cross_refusals(config: Config) -> Iterator[Refusal]:
+    for name, dataset in config.datasets.items():
+        yield from _dataset_refusals(("datasets", name), dataset)
+    for name, model in config.models.items():
+        if model.family not in IMAGE_SIZE and ":" not in model.family:
+            yield _unknown(("models", name, "family"), model.family, "network", IMAGE_SIZE)
+    for name, recipe in config.recipes.items():
+        place = ("recipes", name, "checkpoints")
+        yield from _repeats(place, recipe.checkpoints)
+        for index, epoch in enumerate(recipe.checkpoints):
+            if epoch > recipe.epochs:
+                yield Refusal(
+                    (*place, index),
+                    f"checkpoint {epoch} is beyond the last epoch, {recipe.epochs}",
+                    f"raise recipes.{name}.epochs, or choose checkpoints of at most it",
+                )
+    for index, figure in enumerate(config.figures.names):
+        if figure not in FIGURES:
+            yield _unknown(("figures", "names", index), figure, "figure", FIGURES)
+    yield from _grid_refusals(config)
+
+
+def _dataset_refusals(place: Place, dataset: Dataset) -> Iterator[Refusal]:
+    known = [*SOURCES, FOLDER]
+    if dataset.source not in known and ":" not in dataset.source:
+        yield _unknown((*place, "source"), dataset.source, "data set", [*known, "module:function"])
+    if (dataset.source == FOLDER) != (dataset.path is not None):
+        yield Refusal(
+            (*place, "path"),
+            f"path is {dataset.path!r} with source {dataset.source!r}",
+            "a folder needs a path, and only a folder has one",
+        )
+    mean, std = dataset.resolved().mean, dataset.resolved().std
+    if mean and std and 1 not in (len(mean), len(std)) and len(mean) != len(std):
+        yield Refusal(
+            (*place, "std"),
+            f"{len(std)} deviations for {len(mean)} means",
+            "give one of each per channel",
+        )
+
+
+def _grid_refusals(config: Config) -> Iterator[Refusal]:
+    unknown = False
+    for block, grid in enumerate(config.grid):
+        for key in ("datasets", "models", "recipes"):
+            known = getattr(config, key)
+            for index, name in enumerate(getattr(grid, key)):
+                if name not in known:
+                    unknown = True
+                    yield _unknown(("grid", block, key, index), name, key[:-1], known)
+        for key in type(grid).model_fields:
+            yield from _repeats(("grid", block, key), getattr(grid, key))
+    if unknown:
+        return
+    for block, grid in enumerate(config.grid):
+        for dataset in grid.datasets:
+            yield from _size_refusals(config, block, dataset)
+    first: dict[Any, int] = {}
+    for block, grid in enumerate(config.grid):
+        twice = [run for run in grid.runs() if first.setdefault(run, block) != block]
+        if twice:
+            yield Refusal(
+                ("grid", block),
+                f"{len(twice)} runs were named before, such as {twice[0].path} in "
+                f"grid[{first[twice[0]]}]",
+                "let each run stand in one block",
+            )
+
+
+def _size_refusals(config: Config, block: int, name: str) -> Iterator[Refusal]:
+    for index, wanted in enumerate(config.grid[block].n_per_class):
+        held = smallest_class(config.datasets[name], wanted)
+        if held is not None and wanted > held:
+            yield Refusal(
+                ("grid", block, "n_per_class", index),
+                f"{wanted} examples per class, but the rarest class of {name} has {held}",
+                f"ask for at most {held}, or for 0, the full training set",
+            )
+
+
+def smallest_class(dataset: Dataset, wanted: int) -> int | None:
+    """Return how many training examples the rarest class holds, None where only a job can tell.
+
+    In a folder at most ``wanted`` files of a class are counted: a look at ImageNet stays short.
+    """
+    if dataset.source in SOURCES:
+        return SOURCES[dataset.source].smallest_class
+    if dataset.source != FOLDER or dataset.path is None:
+        return None
+    classes = [folder for folder in Path(dataset.path, "train").glob("*") if folder.is_dir()]
+    counts = [sum(1 for _ in islice(folder.iterdir(), wanted)) for folder in classes]
+    return min(counts, default=None)
+
+
+def _repeats(place: Place, values: Iterable[Any]) -> Iterator[Refusal]:
+    for value, count in Counter(values).items():
+        if count > 1:
+            yield Refusal(
+                place, f"{value!r} stands {count} times: a run named twice", "name it once"
+            )
+
+
+def _unknown(place: Place, value: str, kind: str, known: Iterable[str]) -> Refusal:
+    names = list(known)
+    near = get_close_matches(value, names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return Refusal(
+        place, f"unknown {kind} {value!r}", f"{hint}known: {', '.join(names) or 'none'}"
+    )
+
+
+def _where(place: Place, files: Sequence[str | Path]) -> str:
+    """Return ``file:line: dotted.place[0]``, from the last file that holds most of the place."""
+    dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
+    best, depth = "", 0
+    for file in files:
+        line, found = _line(Path(file), place)
+        if found >= depth and found:
+            best, depth = f"{file}:{line}: ", found
+    return best + dotted.lstrip(".")
+
+
+def _line(file: Path, place: Place) -> tuple[int, int]:
+    """Return the line of the deepest part of ``place`` in a YAML file, and how many parts it has."""
+    node = yaml.compose(file.read_text(encoding="utf-8"))
+    line = found = 0
+    for part in place:
+        if isinstance(node, yaml.MappingNode):
+            pair = next(((k, v) for k, v in node.value if k.value == str(part)), None)
+            if pair is None:
+                break
+            key, node = pair
+            line = key.start_mark.line + 1
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            if part >= len(node.value):
+                break
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            break
+        found += 1
+    return line, found

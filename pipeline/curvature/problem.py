@@ -1,0 +1,100 @@
+"""A classifier and its examples as curvature sees them: logits of flat parameters, in chunks."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from pipeline.curvature.loss import label_mask
+from pipeline.errors import AnatomyError
+
+
+class HasExamples(Protocol):
+    """Anything with ``inputs`` (N, ...) and ``labels`` (N,)."""
+
+    inputs: torch.Tensor
+    labels: torch.Tensor
+
+
+Data = HasExamples | tuple[torch.Tensor, torch.Tensor]
+
+
+class FlatNetwork:
+    """A network in eval mode as a function of one flat parameter vector.
+
+    It is a copy: the caller's network keeps its mode, its gradients and its running statistics.
+    ``theta`` (p,) is ordered as ``named_parameters()``, each row-major.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.module = copy.deepcopy(model).eval().requires_grad_(False)
+        parameters = dict(self.module.named_parameters())
+        self._names = list(parameters)
+        self._shapes = [parameter.shape for parameter in parameters.values()]
+        self._sizes = [parameter.numel() for parameter in parameters.values()]
+        self.theta = torch.cat([parameter.detach().flatten() for parameter in parameters.values()])
+
+    def logits(self, theta: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+        """Return the logits (N, C) at parameters ``theta`` (p,)."""
+        pieces = zip(self._names, theta.split(self._sizes), self._shapes, strict=True)
+        weights = {name: piece.view(shape) for name, piece, shape in pieces}
+        return functional_call(self.module, weights, (inputs,))
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some of the examples: ``inputs`` (n, ...) and the mask of true classes (n, C)."""
+
+    inputs: torch.Tensor
+    mask: torch.Tensor
+
+
+class Problem:
+    """A network and N examples; the loss is the mean over all N, so short chunks weigh less."""
+
+    def __init__(self, model: nn.Module, data: Data, *, chunk: int) -> None:
+        self.network = FlatNetwork(model)
+        inputs, labels = data if isinstance(data, tuple) else (data.inputs, data.labels)
+        theta = self.network.theta
+        if len(inputs) != len(labels) or len(labels) == 0:
+            raise AnatomyError(
+                f"{len(inputs)} inputs and {len(labels)} labels given. Give as many of each, at "
+                "least one"
+            )
+        self.inputs = inputs.to(theta.device, theta.dtype)
+        self.labels = labels.to(theta.device)
+        self.examples = len(labels)
+        self._chunk = chunk
+        self.classes = self._check_logits()
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """The dimension, dtype and device of operators on this problem."""
+        theta = self.network.theta
+        return {"dimension": theta.numel(), "dtype": theta.dtype, "device": theta.device}
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield the examples in their order, ``chunk`` at a time, the last possibly shorter."""
+        for start in range(0, self.examples, self._chunk):
+            stop = start + self._chunk
+            mask = label_mask(self.labels[start:stop], self.classes)
+            yield Chunk(self.inputs[start:stop], mask)
+
+    def _check_logits(self) -> int:
+        logits = self.network.logits(self.network.theta, self.inputs[:1])
+        if logits.ndim != 2:
+            raise AnatomyError(
+                f"the network's output has shape {tuple(logits.shape)} for one example. It should "
+                "be (N, C) logits"
+            )
+        low, high = int(self.labels.min()), int(self.labels.max())
+        if low < 0 or high >= logits.shape[1]:
+            raise AnatomyError(
+                f"labels run from {low} to {high}, but the network has {logits.shape[1]} outputs. "
+                "Labels should count classes from 0"
+            )
+        return logits.shape[1]

@@ -1,0 +1,59 @@
+"""Hess and H as tangent maps of the gradient map theta -> J(theta)^T r.
+
+Hess v is the derivative along v with r = (pi - y)/N moving with theta; H v the same with r held
+fixed.  Computed so, H has none of the cancellation of Hess v - G v.  Each chunk is linearised
+once: a product then evaluates tangents alone, at about the cost of one gradient.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.func import linearize, vjp
+
+from pipeline.curvature.base import ChunkSum
+from pipeline.curvature.loss import loss_residual
+from pipeline.curvature.problem import Chunk, Data, Problem
+
+
+def hessian(model: nn.Module, data: Data, *, chunk: int = 1000) -> ChunkSum:
+    """Return Hess, the Hessian of the mean cross-entropy, as a (p, p) operator.
+
+    ``data`` is (inputs, labels) or anything with these attributes.  BatchNorm is in eval mode.
+    ``chunk`` examples are linearised at once; it changes rounding only.  Source: DESIGN 3.
+    """
+    return _tangent_of_gradient(Problem(model, data, chunk=chunk), fixed_residual=False)
+
+
+def residual(model: nn.Module, data: Data, *, chunk: int = 1000) -> ChunkSum:
+    """Return H = Hess - G, computed directly, as a (p, p) operator; options as ``hessian``.
+
+    Its diagonal is zero for piecewise-linear networks.
+    """
+    return _tangent_of_gradient(Problem(model, data, chunk=chunk), fixed_residual=True)
+
+
+def _tangent_of_gradient(problem: Problem, *, fixed_residual: bool) -> ChunkSum:
+    products = [
+        linearize(_gradient_map(problem, chunk, fixed_residual), problem.network.theta)[1]
+        for chunk in problem.chunks()
+    ]
+    return ChunkSum(products, **problem.about, positive=False)
+
+
+def _gradient_map(
+    problem: Problem, chunk: Chunk, fixed_residual: bool
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    def logits_of(theta: torch.Tensor) -> torch.Tensor:
+        return problem.network.logits(theta, chunk.inputs)
+
+    def residual_of(logits: torch.Tensor) -> torch.Tensor:
+        return loss_residual(logits, chunk.mask) / problem.examples
+
+    fixed = residual_of(logits_of(problem.network.theta)) if fixed_residual else None
+
+    def gradient(theta: torch.Tensor) -> torch.Tensor:
+        logits, pull = vjp(logits_of, theta)
+        return pull(residual_of(logits) if fixed is None else fixed)[0]
+
+    return gradient

@@ -1,0 +1,128 @@
+"""The very examples that a network is trained on or dissected with: subset, fitted, normalised."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from pipeline.catalogue import FOLDER
+from pipeline.config import Dataset
+from pipeline.data.digits import digits
+from pipeline.data.source import Source, in_memory, own_function
+from pipeline.data.torchvision_sets import SMALL, image_folder, imagenet, small_set
+from pipeline.errors import DataError
+from pipeline.streams import stream
+
+RANDOM_LABELS_SEED = 0  # one set of random labels for all runs, so that they share their task
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Examples on a device: ``inputs`` (N, channels, height, width), ``labels`` (N,) int64."""
+
+    inputs: torch.Tensor
+    labels: torch.Tensor
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Examples":
+        """Return the same examples on a device, inputs in ``dtype``."""
+        return replace(
+            self, inputs=self.inputs.to(device, dtype), labels=self.labels.to(device)
+        )
+
+
+def load_examples(
+    dataset: Dataset,
+    split: str,
+    *,
+    data_root: str,
+    download: bool = False,
+    n_per_class: int = 0,
+    seed: int = 0,
+    image_size: int | None = None,
+) -> Examples:
+    """Return the examples of a split, ready for a network.
+
+    ``n_per_class`` > 0 draws that many training examples of each class with the run's ``subset``
+    stream; the test split is always whole.  ``image_size`` is the square a network needs.
+    Raises DataError where data are missing, corrupt or too few.
+    """
+    dataset = dataset.resolved()
+    source = open_source(dataset, split, data_root=data_root, download=download)
+    indices = np.arange(len(source.labels))
+    if split == "train" and n_per_class:
+        indices = balanced_subset(source.labels, n_per_class, stream(seed, "subset"))
+    labels = source.labels[indices]
+    if dataset.random_labels:
+        # A permutation of the chosen examples' labels keeps the subset balanced.
+        draw = np.random.default_rng(stream(RANDOM_LABELS_SEED, "labels", split))
+        labels = draw.permutation(labels)
+    images = source.read(indices)
+    images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+    images = normalised(fitted(images, image_size, dataset.fit), dataset)
+    return Examples(images, torch.from_numpy(labels), source.class_names)
+
+
+def open_source(dataset: Dataset, split: str, *, data_root: str, download: bool) -> Source:
+    """Return one split of the source that a data set names."""
+    if dataset.source == "digits":
+        return digits(split)
+    if dataset.source in SMALL:
+        return small_set(dataset.source, split, root=data_root, download=download)
+    if dataset.source == "imagenet":
+        return imagenet(split, root=data_root)
+    if dataset.source == FOLDER:
+        return image_folder(dataset.path, split, size=dataset.image_size)
+    load = own_function(dataset.source, "a data set's source")
+    images, labels = load(split=split, data_root=data_root, **dataset.options)
+    labels = np.asarray(labels)
+    names = tuple(str(c) for c in range(int(labels.max()) + 1))
+    return in_memory(torch.as_tensor(images), labels, names)
+
+
+def balanced_subset(labels: np.ndarray, n_per_class: int, seed: int) -> np.ndarray:
+    """Return sorted indices of ``n_per_class`` examples of every class, drawn with ``seed``.
+
+    A smaller subset of the same seed is part of a larger one.  Raises DataError where a class
+    holds too few.
+    """
+    draw = np.random.default_rng(seed)
+    order = draw.permutation(len(labels))
+    chosen = []
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        if len(members) < n_per_class:
+            raise DataError(
+                f"n_per_class {n_per_class} asked for, but class {label} holds {len(members)} "
+                f"examples. Ask for at most {len(members)}, or for 0, the full training set"
+            )
+        chosen.append(members[:n_per_class])
+    return np.sort(np.concatenate(chosen))
+
+
+def fitted(images: torch.Tensor, size: int | None, fit: str) -> torch.Tensor:
+    """Return images of ``size`` x ``size``: padded with black, or enlarged bilinearly."""
+    height, width = images.shape[-2:]
+    if size is None or (height, width) == (size, size):
+        return images
+    if fit == "enlarge" or height > size or width > size:
+        return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+    left, top = (size - width) // 2, (size - height) // 2
+    return F.pad(images, (left, size - width - left, top, size - height - top))
+
+
+def normalised(images: torch.Tensor, dataset: Dataset) -> torch.Tensor:
+    """Return (images - mean) / std, per channel."""
+    channels = images.shape[1]
+    for key, values in (("mean", dataset.mean), ("std", dataset.std)):
+        if len(values) not in (1, channels):
+            raise DataError(
+                f"{key} has {len(values)} values for images of {channels} channels. "
+                f"Give one, or {channels}"
+            )
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (dataset.mean, dataset.std))
+    return (images - mean) / std

@@ -1,0 +1,134 @@
+"""MNIST, FashionMNIST, CIFAR10, CIFAR100 and ImageNet, through torchvision's own loaders."""
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torchvision import datasets
+from torchvision.datasets.utils import check_integrity
+from torchvision.transforms import v2
+
+from pipeline.data.source import Source, in_memory
+from pipeline.errors import DataError
+
+SMALL = {
+    "mnist": datasets.MNIST,
+    "fashion_mnist": datasets.FashionMNIST,
+    "cifar10": datasets.CIFAR10,
+    "cifar100": datasets.CIFAR100,
+}
+# torchvision's convention for evaluating on ImageNet.
+IMAGENET_VIEW = v2.Compose([v2.Resize(256), v2.CenterCrop(224), v2.PILToTensor()])
+
+
+def small_set(name: str, split: str, *, root: str, download: bool) -> Source:
+    """Return a split of one of the sets of ``SMALL``, from ``root`` or, if allowed, downloaded.
+
+    Raises DataError where files are missing and cannot be fetched, or are corrupt.
+    """
+    loader = SMALL[name]
+    where = Path(root, loader.__name__).resolve() if issubclass(loader, datasets.MNIST) else Path(root)
+    try:
+        # Several jobs may find the set missing at once; one fetches, the others wait.
+        with FileLock(_lock(root, name)) if download else nullcontext():
+            loaded = loader(root, train=split == "train", download=download)
+    except Exception as error:
+        corrupt = _corrupt_files(loader, root)
+        if corrupt:
+            raise DataError(
+                f"{name}: corrupt file {', '.join(map(str, corrupt))}. Delete it, and it is "
+                "downloaded anew; without a network, put the original in its place"
+            ) from error
+        raise DataError(
+            f"{name} was not found in {where} ({error}). Set data_root to the folder that holds "
+            f"torchvision's {loader.__name__}, or run once where the network is and download: true"
+        ) from error
+    corrupt = _corrupt_files(loader, root)
+    if corrupt:
+        raise DataError(f"{name}: corrupt file {', '.join(map(str, corrupt))}. Delete it, and rerun")
+    images = torch.as_tensor(loaded.data)
+    images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
+    return in_memory(images, np.asarray(loaded.targets), tuple(loaded.classes))
+
+
+def imagenet(split: str, *, root: str) -> Source:
+    """Return ImageNet's training or validation split (which stands for test), images on demand.
+
+    torchvision cannot download ImageNet.  Raises DataError where its archives are not in ``root``.
+    """
+    try:
+        loaded = datasets.ImageNet(root, split="train" if split == "train" else "val")
+    except (RuntimeError, FileNotFoundError) as error:
+        raise DataError(
+            f"ImageNet was not found in {Path(root).resolve()} ({error}). Download "
+            "ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz "
+            "from image-net.org into that folder; torchvision unpacks them"
+        ) from error
+    names = tuple(group[0] for group in loaded.classes)
+    return _on_demand(loaded, IMAGENET_VIEW, names)
+
+
+def image_folder(path: str, split: str, *, size: int | None) -> Source:
+    """Return ``path/<split>/<class>/*`` as RGB images, resized to ``size`` if given.
+
+    Raises DataError where the folder is not there, and by file name where an image is corrupt.
+    """
+    folder = Path(path, split)
+    try:
+        loaded = datasets.ImageFolder(folder)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"no image folder at {folder.resolve()} ({error}). It should hold one folder of images "
+            "per class"
+        ) from error
+    steps = [v2.Resize(size), v2.CenterCrop(size)] if size else []
+    return _on_demand(loaded, v2.Compose([*steps, v2.PILToTensor()]), tuple(loaded.classes))
+
+
+def _on_demand(loaded: datasets.ImageFolder, view: v2.Compose, names: tuple[str, ...]) -> Source:
+    def read(indices: np.ndarray) -> torch.Tensor:
+        images = [_read_one(loaded, int(index), view) for index in indices]
+        shapes = {tuple(image.shape) for image in images}
+        if len(shapes) > 1:
+            raise DataError(
+                f"the images of {loaded.root} differ in size ({sorted(shapes)[:3]} ...). "
+                "Set image_size for this data set"
+            )
+        return torch.stack(images)
+
+    return Source(np.asarray(loaded.targets, dtype=np.int64), read, names)
+
+
+def _read_one(loaded: datasets.ImageFolder, index: int, view: v2.Compose) -> torch.Tensor:
+    path = loaded.samples[index][0]
+    try:
+        return view(loaded.loader(path))
+    except OSError as error:
+        raise DataError(f"corrupt image {path} ({error}). Replace or remove it") from error
+
+
+def _lock(root: str, name: str) -> str:
+    Path(root).mkdir(parents=True, exist_ok=True)
+    return str(Path(root, f".{name}.lock"))
+
+
+def _corrupt_files(loader: type, root: str) -> list[Path]:
+    """Return the files of a set that are there but not what they should be."""
+    if issubclass(loader, datasets.MNIST):
+        raw = Path(root, loader.__name__, "raw")
+        return [path for path in sorted(raw.glob("*-ubyte")) if not _is_whole_idx(path)]
+    folder = Path(root, loader.base_folder)
+    listed = [(folder / name, digest) for name, digest in loader.train_list + loader.test_list]
+    return [path for path, digest in listed if path.is_file() and not check_integrity(path, digest)]
+
+
+def _is_whole_idx(path: Path) -> bool:
+    """Return whether an IDX file's length is what its header says (LeCun's format)."""
+    with path.open("rb") as file:
+        header = file.read(4)
+        dims = header[3] if len(header) == 4 and header[:3] == b"\0\0\x08" else 0
+        sizes = np.frombuffer(file.read(4 * dims), dtype=">u4")
+    expected = 4 + 4 * dims + int(np.prod(sizes, dtype=np.int64))
+    return dims > 0 and len(sizes) == dims and path.stat().st_size == expected

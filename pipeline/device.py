@@ -1,0 +1,36 @@
+"""The device, arithmetic and thread count of a job, set in one place."""
+
+import torch
+
+from pipeline.config import Compute
+from pipeline.errors import AnatomyError
+
+
+def prepare(compute: Compute) -> torch.device:
+    """Set threads and TF32 as the config says, and return the job's device.
+
+    Raises AnatomyError where the device asked for is not there.
+    """
+    torch.set_num_threads(compute.threads)
+    torch.backends.cuda.matmul.allow_tf32 = compute.tf32
+    torch.backends.cudnn.allow_tf32 = compute.tf32
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    wanted = compute.device
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    missing = (wanted.startswith("cuda") and not torch.cuda.is_available()) or (
+        wanted == "mps" and not torch.backends.mps.is_available()
+    )
+    if missing or (":" in wanted and int(wanted.split(":")[1]) >= torch.cuda.device_count()):
+        raise AnatomyError(
+            f"compute.device is {wanted}, but this machine has none "
+            f"({torch.cuda.device_count()} CUDA devices seen). Set compute.device to auto or cpu, "
+            "or send the job to a machine that has one"
+        )
+    return torch.device(wanted)
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a reader of the provenance would call the device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,0 +1,17 @@
+"""The error that a user caused and can cure: shown as one message, without a traceback."""
+
+
+class AnatomyError(Exception):
+    """A refusal that names the refused value, where it came from, and the cure."""
+
+
+class ConfigError(AnatomyError):
+    """A configuration that cannot be run."""
+
+
+class DataError(AnatomyError):
+    """A data set that is missing, corrupt or too small."""
+
+
+class ArtifactError(AnatomyError):
+    """A file of this project's own making that is missing, truncated or foreign."""

@@ -1,0 +1,100 @@
+"""The training job: from a run's words and settings to its folder."""
+
+import csv
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from shutil import copyfile
+
+import torch
+
+from pipeline.atomic import remove, replacing, sha256
+from pipeline.config import TrainJob, image_size
+from pipeline.data.examples import load_examples
+from pipeline.device import device_name, prepare
+from pipeline.models.registry import build
+from pipeline.provenance import provenance
+from pipeline.runs import Run, checkpoint_path
+from pipeline.streams import stream
+from pipeline.training.checkpoint import Row
+from pipeline.training.loop import train
+
+
+def train_run(folder: Path, job: TrainJob, *, save_every: float) -> None:
+    """Train the run whose folder is ``folder``; write its checkpoints, history.csv and run.json.
+
+    Until all is done, everything stands in a scratch folder keyed by the job, which a rerun of the
+    same job resumes from.
+    """
+    run = Run.from_path(folder)
+    device = prepare(job.compute)
+    size = image_size(job.model)
+    where = {"data_root": job.data_root, "download": job.download, "image_size": size}
+    train_set = load_examples(
+        job.dataset, "train", n_per_class=run.n_per_class, seed=run.seed, **where
+    )
+    test_set = load_examples(job.dataset, "test", **where)
+    network = build(
+        job.model,
+        run.norm,
+        tuple(train_set.inputs.shape[1:]),
+        len(train_set.class_names),
+        init=job.recipe.init,
+        seed=stream(run.seed, "init"),
+    ).to(device)
+    scratch = _scratch(folder, job)
+    history = train(
+        network,
+        job.recipe,
+        train_set.to(device),
+        test_set.to(device),
+        seed=run.seed,
+        scratch=scratch,
+        save_every=save_every,
+        label=run.path,
+    )
+    _publish(folder, scratch, run, job, history, train_set.class_names, device)
+
+
+def _scratch(folder: Path, job: TrainJob) -> Path:
+    """Return this very job's scratch folder, and remove those of other settings."""
+    key = hashlib.sha256(job.model_dump_json().encode()).hexdigest()[:16]
+    for other in folder.glob(".scratch-*"):
+        if other.name != f".scratch-{key}":
+            remove(other)
+    return folder / f".scratch-{key}"
+
+
+def _publish(
+    folder: Path,
+    scratch: Path,
+    run: Run,
+    job: TrainJob,
+    history: list[Row],
+    class_names: tuple[str, ...],
+    device: torch.device,
+) -> None:
+    epochs = sorted(job.recipe.checkpoints)
+    for epoch in epochs:
+        with replacing(checkpoint_path(folder, epoch)) as staged:
+            copyfile(checkpoint_path(scratch, epoch), staged)
+    with replacing(folder / "history.csv") as staged, staged.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(asdict(history[0])), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in history)
+    record = {
+        "run": asdict(run),
+        "class_names": class_names,
+        "diverged_epoch": history[-1].epoch if history[-1].diverged else None,
+        "checkpoints": {epoch: sha256(checkpoint_path(folder, epoch)) for epoch in epochs},
+        "provenance": provenance(
+            settings=job.model_dump(mode="json"),
+            code=job.code,
+            device=device_name(device),
+            seeds={"run": run.seed},
+        ),
+    }
+    with replacing(folder / "run.json") as staged:
+        staged.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    remove(scratch)

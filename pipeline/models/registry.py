@@ -1,0 +1,46 @@
+"""From a model of the config to a network: this project's families, or the user's own function."""
+
+import torch
+from torch import nn
+
+from pipeline.config import Model
+from pipeline.data.source import own_function
+from pipeline.errors import AnatomyError
+from pipeline.models.fnet import fnet
+from pipeline.models.lenet import lenet5
+
+FAMILIES = {"fnet": fnet, "lenet5": lenet5}
+
+
+def build(
+    model: Model, norm: str, in_shape: tuple[int, ...], classes: int, *, init: str, seed: int
+) -> nn.Module:
+    """Return a freshly initialised network, drawn from the stream seed ``seed``.
+
+    ``init`` is "default" (PyTorch's own) or "xavier".  The global generator is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if model.family in FAMILIES:
+            options = model.model_dump(exclude={"family"})
+            network = FAMILIES[model.family](in_shape, classes, norm, **options)
+        else:
+            network = own_function(model.family, "a model's family")(
+                in_shape, classes, norm, **model.options
+            )
+        if not isinstance(network, nn.Module):
+            raise AnatomyError(
+                f"{model.family} returned a {type(network).__name__}. It must return a "
+                "torch.nn.Module whose output is (N, classes) logits"
+            )
+        if init == "xavier":
+            network.apply(_xavier)
+    return network
+
+
+def _xavier(layer: nn.Module) -> None:
+    """Initialise a layer as D does: Xavier weights, zero bias."""
+    if isinstance(layer, nn.Linear | nn.Conv2d):
+        nn.init.xavier_uniform_(layer.weight)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)

@@ -1,0 +1,61 @@
+"""A run and its path: the six words that name one trained network."""
+
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+
+from pipeline.errors import ArtifactError
+
+PATTERN = "{dataset}/{model}/{norm}/{recipe}/n{n_per_class}/seed{seed}"
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
+_PATH = re.compile(
+    rf"(?P<dataset>{NAME})/(?P<model>{NAME})/(?P<norm>{NAME})/(?P<recipe>{NAME})"
+    r"/n(?P<n_per_class>\d+)/seed(?P<seed>\d+)"
+)
+
+
+@dataclass(frozen=True, order=True)
+class Run:
+    """One trained network; ``n_per_class`` 0 stands for the full training set."""
+
+    dataset: str
+    model: str
+    norm: str
+    recipe: str
+    n_per_class: int
+    seed: int
+
+    @property
+    def path(self) -> str:
+        """The run's path below ``runs/`` and ``curvature/``."""
+        return PATTERN.format(**asdict(self))
+
+    @classmethod
+    def from_path(cls, path: str | Path) -> "Run":
+        """Return the run whose folder ``path`` is (its last six parts count)."""
+        tail = "/".join(PurePosixPath(path).parts[-6:])
+        match = _PATH.fullmatch(tail)
+        if match is None:
+            raise ArtifactError(
+                f"{path} is not the folder of a run: it should end in {PATTERN}, "
+                "such as digits/lenet5/none/sgd/n100/seed0"
+            )
+        words = match.groupdict()
+        return cls(
+            **words | {"n_per_class": int(words["n_per_class"]), "seed": int(words["seed"])}
+        )
+
+
+def run_folder(results: str | Path, run: Run) -> Path:
+    """Return the folder of a trained run."""
+    return Path(results) / "runs" / run.path
+
+
+def checkpoint_path(folder: str | Path, epoch: int) -> Path:
+    """Return the checkpoint of an epoch in a run's folder."""
+    return Path(folder) / "checkpoints" / f"epoch{epoch}.safetensors"
+
+
+def part_path(results: str | Path, run: Run, epoch: int, split: str, cube: str) -> Path:
+    """Return the curvature part of a cube for one checkpoint on one split."""
+    return Path(results) / "curvature" / run.path / f"epoch{epoch}" / split / f"{cube}.zarr.zip"

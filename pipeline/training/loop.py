@@ -1,0 +1,163 @@
+"""The training loop: straight SGD over data that live on the device, resumable after any epoch."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from pipeline.config import Recipe
+from pipeline.data.examples import Examples
+from pipeline.progress import progress, say
+from pipeline.runs import checkpoint_path
+from pipeline.streams import stream
+from pipeline.training.checkpoint import (
+    Row,
+    State,
+    load_state,
+    save_diverged,
+    save_network,
+    save_state,
+)
+from pipeline.training.schedule import learning_rate
+
+EVALUATION_BATCH = 1000
+
+
+def train(
+    network: nn.Module,
+    recipe: Recipe,
+    train_set: Examples,
+    test_set: Examples,
+    *,
+    seed: int,
+    scratch: Path,
+    save_every: float,
+    label: str,
+) -> list[Row]:
+    """Train ``network`` in place and return its history, a row per epoch, epoch 0 first.
+
+    Checkpoints go to ``scratch/checkpoints``.  Every ``save_every`` seconds the state goes to
+    ``scratch``; where one is found there, training goes on from it and ends bit for bit where an
+    uninterrupted training ends.  A training whose loss is no longer finite stops: its last row
+    says so, and the checkpoints it did not reach are markers.
+    """
+    optimiser = torch.optim.SGD(
+        network.parameters(),
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+    )
+    state_file = scratch / "state.safetensors"
+    history: list[Row] = []
+    if state_file.exists():
+        state = load_state(state_file)
+        network.load_state_dict(state.network)
+        optimiser.load_state_dict(state.optimiser)
+        history = state.history
+        say(f"{label}: going on after epoch {state.epoch}")
+
+    def finish(epoch: int, lr: float) -> None:
+        history.append(_evaluated(network, train_set, test_set, epoch=epoch, lr=lr))
+        if history[-1].diverged:
+            return
+        if epoch in recipe.checkpoints:
+            save_network(checkpoint_path(scratch, epoch), network, epoch=epoch)
+
+    if not history:
+        finish(0, math.nan)
+    first = history[-1].epoch + 1
+    saved = time.monotonic()
+    epochs = _until(range(first, recipe.epochs + 1), lambda: bool(history[-1].diverged))
+    for epoch in progress(
+        epochs, total=recipe.epochs, done=first - 1, label=label, status=lambda: _status(history)
+    ):
+        lr = learning_rate(recipe, epoch)
+        _one_epoch(network, optimiser, train_set, recipe.batch, lr=lr, seed=seed, epoch=epoch)
+        finish(epoch, lr)
+        if time.monotonic() - saved >= save_every:
+            state = State(epoch, network.state_dict(), optimiser.state_dict(), history)
+            save_state(state_file, state)
+            saved = time.monotonic()
+    if history[-1].diverged:
+        stopped = history[-1].epoch
+        say(f"{label}: diverged in epoch {stopped} (loss {history[-1].train_loss}); stopped there")
+        for epoch in recipe.checkpoints:
+            if epoch >= stopped:
+                save_diverged(checkpoint_path(scratch, epoch), epoch=stopped)
+    return history
+
+
+def _until(epochs: range, stop: Callable[[], bool]) -> Iterator[int]:
+    for epoch in epochs:
+        if stop():
+            return
+        yield epoch
+
+
+def _one_epoch(
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    examples: Examples,
+    batch: int,
+    *,
+    lr: float,
+    seed: int,
+    epoch: int,
+) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = lr
+    torch.manual_seed(stream(seed, "noise", epoch))  # for networks with random layers
+    shuffle = torch.Generator().manual_seed(stream(seed, "order", epoch))
+    order = torch.randperm(len(examples), generator=shuffle).to(examples.labels.device)
+    batches = list(order.split(batch))
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        # BatchNorm has no variance over one example.
+        batches[-2:] = [torch.cat(batches[-2:])]
+    network.train()
+    for chosen in batches:
+        optimiser.zero_grad()
+        F.cross_entropy(network(examples.inputs[chosen]), examples.labels[chosen]).backward()
+        optimiser.step()
+
+
+def evaluate(network: nn.Module, examples: Examples) -> tuple[float, float]:
+    """Return mean cross-entropy (nats) and accuracy over all examples, in eval mode."""
+    network.eval()
+    loss = correct = 0.0
+    with torch.no_grad():
+        for inputs, labels in zip(
+            examples.inputs.split(EVALUATION_BATCH),
+            examples.labels.split(EVALUATION_BATCH),
+            strict=True,
+        ):
+            logits = network(inputs)
+            loss += F.cross_entropy(logits, labels, reduction="sum").double()
+            correct += (logits.argmax(-1) == labels).sum()
+    return float(loss) / len(examples), float(correct) / len(examples)
+
+
+def _evaluated(
+    network: nn.Module, train_set: Examples, test_set: Examples, *, epoch: int, lr: float
+) -> Row:
+    train_loss, train_accuracy = evaluate(network, train_set)
+    test_loss, test_accuracy = evaluate(network, test_set)
+    squares = sum(float(p.detach().double().square().sum()) for p in network.parameters())
+    return Row(
+        epoch=epoch,
+        train_loss=train_loss,
+        train_accuracy=train_accuracy,
+        test_loss=test_loss,
+        test_accuracy=test_accuracy,
+        lr=lr,
+        weight_norm=math.sqrt(squares) if math.isfinite(squares) else math.nan,
+        diverged=int(not math.isfinite(train_loss)),
+    )
+
+
+def _status(history: list[Row]) -> str:
+    row = history[-1]
+    return f"loss {row.train_loss:.3g}, test accuracy {row.test_accuracy:.3f}"
