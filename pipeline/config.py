@@ -15,7 +15,7 @@ from pydantic import (
     Tag,
 )
 
-from pipeline.catalogue import FIGURES, IMAGE_SIZE, SOURCES, SPLITS, Fit
+from pipeline.catalogue import FIGURES, IMAGE_SIZE, LOADERS, SOURCES, SPLITS, Fit
 from pipeline.fingerprint import fingerprint
 from pipeline.runs import NAME, Run
 
@@ -92,7 +92,9 @@ def _family(value: Any) -> str:
 
 
 Model = Annotated[
-    Annotated[FNet, Tag("fnet")] | Annotated[LeNet5, Tag("lenet5")] | Annotated[OwnModel, Tag("own")],
+    Annotated[FNet, Tag("fnet")]
+    | Annotated[LeNet5, Tag("lenet5")]
+    | Annotated[OwnModel, Tag("own")],
     Discriminator(_family),
 ]
 
@@ -146,9 +148,14 @@ class Spectrum(Settings):
 
     matrices: Annotated[tuple[Matrix, ...], Field(min_length=1)] = ("Hess", "G", "H")
     splits: Annotated[tuple[Split, ...], Field(min_length=1)] = SPLITS
-    top: PositiveInt = Field(15, description="eigenpairs found, algebraically largest first")
+    top: dict[Matrix, PositiveInt] = Field(
+        {"Hess": 18, "G": 18, "H": 5},
+        description="eigenpairs found of each matrix, algebraically largest first; some more than "
+        "classes, so that outliers can be told from the bulk",
+    )
     tolerance: PositiveFloat = Field(
-        1e-3, description="largest residual of a converged pair, relative to the largest |eigenvalue|"
+        1e-3,
+        description="largest residual of a converged pair, relative to the largest |eigenvalue|",
     )
     probes: PositiveInt = Field(1, description="Gaussian starting vectors of the quadrature")
     steps: Annotated[int, Field(ge=2)] = Field(128, description="Lanczos steps per probe")
@@ -220,6 +227,12 @@ class Config(Settings):
             lists.setdefault(tuple(sorted(self.recipes[name].checkpoints)), []).append(name)
         return lists
 
+    def _modules(self, dataset: str, model: str) -> list[str]:
+        """Return the modules, this project's or the user's, that are loaded by their name."""
+        source, family = self.datasets[dataset].source, self.models[model].family
+        paths = [LOADERS.get(source, source), family]
+        return [path.partition(":")[0] for path in paths if ":" in path]
+
     def train_job(self, dataset: str, model: str, recipe: str) -> "TrainJob":
         """Return what the training of a run depends on, besides the run itself."""
         return TrainJob(
@@ -229,16 +242,16 @@ class Config(Settings):
             data_root=self.data_root,
             download=self.download,
             compute=self.compute,
-            code=fingerprint("pipeline.jobs.train"),
+            code=fingerprint("pipeline.jobs.train", *self._modules(dataset, model)),
         )
 
-    def spectrum_job(self, recipe: str) -> "SpectrumJob":
+    def spectrum_job(self, dataset: str, model: str, recipe: str) -> "SpectrumJob":
         """Return what the spectra of a run depend on, besides the trained run."""
         return SpectrumJob(
             epochs=tuple(sorted(self.recipes[recipe].checkpoints)),
             spectrum=self.spectrum,
             compute=self.compute,
-            code=fingerprint("pipeline.jobs.spectrum"),
+            code=fingerprint("pipeline.jobs.spectrum", *self._modules(dataset, model)),
         )
 
     def cube_job(self, name: str) -> "CubeJob":
@@ -304,4 +317,3 @@ class FigureJob(Settings):
     cubes: dict[str, str]
     figures: Figures
     code: str
-

@@ -60,7 +60,7 @@ def load_config(settings: dict[str, Any], files: Sequence[str | Path] = ()) -> C
 
 
 def read_config(files: Sequence[str | Path]) -> Config:
-    """Return the configuration of YAML files merged as Snakemake merges them, later ones winning."""
+    """Return the configuration of YAML files, merged as Snakemake merges them."""
     settings: dict[str, Any] = {}
     for file in files:
         settings = _merged(settings, yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {})
@@ -215,9 +215,7 @@ def _unknown(place: Place, value: str, kind: str, known: Iterable[str]) -> Refus
     names = list(known)
     near = get_close_matches(value, names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return Refusal(
-        place, f"unknown {kind} {value!r}", f"{hint}known: {', '.join(names) or 'none'}"
-    )
+    return Refusal(place, f"unknown {kind} {value!r}", f"{hint}known: {', '.join(names) or 'none'}")
 
 
 def _where(place: Place, files: Sequence[str | Path]) -> str:
@@ -232,7 +230,7 @@ def _where(place: Place, files: Sequence[str | Path]) -> str:
 
 
 def _line(file: Path, place: Place) -> tuple[int, int]:
-    """Return the line of the deepest part of ``place`` in a YAML file, and how many parts it has."""
+    """Return the line of the deepest part of ``place`` in a YAML file, and its depth."""
     node = yaml.compose(file.read_text(encoding="utf-8"))
     line = found = 0
     for part in place:

@@ -1,4 +1,4 @@
-"""Progress that reads well in a terminal (one moving bar) and in a log file (a line now and then)."""
+"""Progress that reads well in a terminal (a moving bar) and in a log file (a line now and then)."""
 
 import sys
 import time

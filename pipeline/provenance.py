@@ -1,4 +1,4 @@
-"""What made a result: settings, code, versions, device.  Nothing that differs between two equal runs."""
+"""What made a result: settings, code, versions, device; nothing that differs in equal runs."""
 
 import subprocess
 from functools import cache

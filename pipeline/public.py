@@ -12,9 +12,9 @@ def lazily(package: str, names: dict[str, str]) -> Callable[[str], Any]:
     module would hide the name once imported.
     """
 
-    def __getattr__(name: str) -> Any:
+    def fetch(name: str) -> Any:
         if name not in names:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(import_module(f"{package}.{names[name]}"), name)
 
-    return __getattr__
+    return fetch

@@ -41,14 +41,17 @@ class Run:
                 "such as digits/lenet5/none/sgd/n100/seed0"
             )
         words = match.groupdict()
-        return cls(
-            **words | {"n_per_class": int(words["n_per_class"]), "seed": int(words["seed"])}
-        )
+        return cls(**words | {"n_per_class": int(words["n_per_class"]), "seed": int(words["seed"])})
 
 
 def run_folder(results: str | Path, run: Run) -> Path:
     """Return the folder of a trained run."""
     return Path(results) / "runs" / run.path
+
+
+def results_of(folder: str | Path) -> Path:
+    """Return the results root that a run's folder lies in: the inverse of ``run_folder``."""
+    return Path(folder).parents[6]
 
 
 def checkpoint_path(folder: str | Path, epoch: int) -> Path:

@@ -1,4 +1,4 @@
-"""Linear operators and their algebra: shape, dtype, device, products; sums, multiples, deflation."""
+"""Linear operators and their algebra: products; sums, multiples, deflation."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence

@@ -1,13 +1,14 @@
 """A classifier and its examples as curvature sees them: logits of flat parameters, in chunks."""
 
 import copy
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import nn
-from torch.func import functional_call
+from torch.func import functional_call, linearize
 
 from pipeline.curvature.loss import label_mask
 from pipeline.errors import AnatomyError
@@ -98,3 +99,17 @@ class Problem:
                 "Labels should count classes from 0"
             )
         return logits.shape[1]
+
+
+def linearised(
+    function: Callable[[torch.Tensor], torch.Tensor], theta: torch.Tensor
+) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
+    """Return function(theta) and its tangent map v -> d function(theta) v, evaluated once."""
+    with warnings.catch_warnings():
+        # PyTorch warns of its own insides: of its bookkeeping while it folds what does not depend on
+        # v, and of a deprecated call that it makes itself when forward mode is first used.
+        warnings.filterwarnings("ignore", message="Attempted to insert a get_attr Node")
+        warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
+        value, tangent = linearize(function, theta)
+        tangent(torch.zeros_like(theta))  # folds now, not at the first product
+    return value, tangent

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch.func import linearize, vjp
+from torch.func import vjp
 
 from pipeline.curvature.base import ChunkSum
 from pipeline.curvature.loss import loss_hessian_product
-from pipeline.curvature.problem import Chunk, Data, Problem
+from pipeline.curvature.problem import Chunk, Data, Problem, linearised
 
 
 def gauss_newton(model: nn.Module, data: Data, *, chunk: int = 1000) -> ChunkSum:
@@ -27,7 +27,7 @@ def _sandwich(problem: Problem, chunk: Chunk) -> Callable[[torch.Tensor], torch.
     def logits_of(parameters: torch.Tensor) -> torch.Tensor:
         return problem.network.logits(parameters, chunk.inputs)
 
-    logits, push = linearize(logits_of, theta)
+    logits, push = linearised(logits_of, theta)
     _, pull = vjp(logits_of, theta)
     probabilities = logits.softmax(-1)
 

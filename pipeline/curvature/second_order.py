@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch.func import linearize, vjp
+from torch.func import vjp
 
 from pipeline.curvature.base import ChunkSum
 from pipeline.curvature.loss import loss_residual
-from pipeline.curvature.problem import Chunk, Data, Problem
+from pipeline.curvature.problem import Chunk, Data, Problem, linearised
 
 
 def hessian(model: nn.Module, data: Data, *, chunk: int = 1000) -> ChunkSum:
@@ -35,7 +35,7 @@ def residual(model: nn.Module, data: Data, *, chunk: int = 1000) -> ChunkSum:
 
 def _tangent_of_gradient(problem: Problem, *, fixed_residual: bool) -> ChunkSum:
     products = [
-        linearize(_gradient_map(problem, chunk, fixed_residual), problem.network.theta)[1]
+        linearised(_gradient_map(problem, chunk, fixed_residual), problem.network.theta)[1]
         for chunk in problem.chunks()
     ]
     return ChunkSum(products, **problem.about, positive=False)

@@ -6,11 +6,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from pipeline.catalogue import FOLDER
+from pipeline.catalogue import LOADERS
 from pipeline.config import Dataset
-from pipeline.data.digits import digits
-from pipeline.data.source import Source, in_memory, own_function
-from pipeline.data.torchvision_sets import SMALL, image_folder, imagenet, small_set
+from pipeline.data.source import Source, function_at, in_memory
 from pipeline.errors import DataError
 from pipeline.streams import stream
 
@@ -30,9 +28,7 @@ class Examples:
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Examples":
         """Return the same examples on a device, inputs in ``dtype``."""
-        return replace(
-            self, inputs=self.inputs.to(device, dtype), labels=self.labels.to(device)
-        )
+        return replace(self, inputs=self.inputs.to(device, dtype), labels=self.labels.to(device))
 
 
 def load_examples(
@@ -68,16 +64,11 @@ def load_examples(
 
 
 def open_source(dataset: Dataset, split: str, *, data_root: str, download: bool) -> Source:
-    """Return one split of the source that a data set names."""
-    if dataset.source == "digits":
-        return digits(split)
-    if dataset.source in SMALL:
-        return small_set(dataset.source, split, root=data_root, download=download)
-    if dataset.source == "imagenet":
-        return imagenet(split, root=data_root)
-    if dataset.source == FOLDER:
-        return image_folder(dataset.path, split, size=dataset.image_size)
-    load = own_function(dataset.source, "a data set's source")
+    """Return one split of the source that a data set names: this project's or the user's own."""
+    if dataset.source in LOADERS:
+        load = function_at(LOADERS[dataset.source], "the catalogue")
+        return load(dataset, split, data_root=data_root, download=download)
+    load = function_at(dataset.source, "a data set's source")
     images, labels = load(split=split, data_root=data_root, **dataset.options)
     labels = np.asarray(labels)
     names = tuple(str(c) for c in range(int(labels.max()) + 1))

@@ -29,8 +29,8 @@ def in_memory(images: torch.Tensor, labels: np.ndarray, class_names: tuple[str, 
     return Source(labels.astype(np.int64), lambda indices: images[indices], class_names)
 
 
-def own_function(path: str, place: str) -> Callable[..., Any]:
-    """Return the user's function at ``module:function``; ``place`` says where it was named."""
+def function_at(path: str, place: str) -> Callable[..., Any]:
+    """Return the function at ``module:function``; ``place`` says where it was named."""
     module, _, name = path.partition(":")
     try:
         return getattr(importlib.import_module(module), name)

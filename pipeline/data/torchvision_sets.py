@@ -10,6 +10,7 @@ from torchvision import datasets
 from torchvision.datasets.utils import check_integrity
 from torchvision.transforms import v2
 
+from pipeline.config import Dataset
 from pipeline.data.source import Source, in_memory
 from pipeline.errors import DataError
 
@@ -23,46 +24,46 @@ SMALL = {
 IMAGENET_VIEW = v2.Compose([v2.Resize(256), v2.CenterCrop(224), v2.PILToTensor()])
 
 
-def small_set(name: str, split: str, *, root: str, download: bool) -> Source:
-    """Return a split of one of the sets of ``SMALL``, from ``root`` or, if allowed, downloaded.
+def load_small(dataset: Dataset, split: str, *, data_root: str, download: bool) -> Source:
+    """Return a split of one of the sets of ``SMALL``, downloaded if missing and allowed.
 
     Raises DataError where files are missing and cannot be fetched, or are corrupt.
     """
+    name, root = dataset.source, Path(data_root)
     loader = SMALL[name]
-    where = Path(root, loader.__name__).resolve() if issubclass(loader, datasets.MNIST) else Path(root)
+    where = root / (loader.__name__ if issubclass(loader, datasets.MNIST) else loader.base_folder)
+    corrupt = _corrupt_files(loader, root)
+    if corrupt:
+        raise DataError(
+            f"{name}: corrupt file {', '.join(map(str, corrupt))}. Put the original in its place, "
+            "or delete it and rerun with download: true"
+        )
     try:
         # Several jobs may find the set missing at once; one fetches, the others wait.
         with FileLock(_lock(root, name)) if download else nullcontext():
             loaded = loader(root, train=split == "train", download=download)
-    except Exception as error:
-        corrupt = _corrupt_files(loader, root)
-        if corrupt:
-            raise DataError(
-                f"{name}: corrupt file {', '.join(map(str, corrupt))}. Delete it, and it is "
-                "downloaded anew; without a network, put the original in its place"
-            ) from error
+    except (OSError, RuntimeError) as error:
         raise DataError(
-            f"{name} was not found in {where} ({error}). Set data_root to the folder that holds "
-            f"torchvision's {loader.__name__}, or run once where the network is and download: true"
+            f"{name} was not found in {where.resolve()} ({error}). Set data_root to the folder "
+            f"that holds torchvision's {loader.__name__}, or run once with download: true where "
+            "there is a network"
         ) from error
-    corrupt = _corrupt_files(loader, root)
-    if corrupt:
-        raise DataError(f"{name}: corrupt file {', '.join(map(str, corrupt))}. Delete it, and rerun")
     images = torch.as_tensor(loaded.data)
     images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
     return in_memory(images, np.asarray(loaded.targets), tuple(loaded.classes))
 
 
-def imagenet(split: str, *, root: str) -> Source:
+def load_imagenet(dataset: Dataset, split: str, *, data_root: str, download: bool) -> Source:
     """Return ImageNet's training or validation split (which stands for test), images on demand.
 
-    torchvision cannot download ImageNet.  Raises DataError where its archives are not in ``root``.
+    torchvision cannot download ImageNet: ``download`` is of no use.  Raises DataError where its
+    archives are not in ``data_root``.
     """
     try:
-        loaded = datasets.ImageNet(root, split="train" if split == "train" else "val")
+        loaded = datasets.ImageNet(data_root, split="train" if split == "train" else "val")
     except (RuntimeError, FileNotFoundError) as error:
         raise DataError(
-            f"ImageNet was not found in {Path(root).resolve()} ({error}). Download "
+            f"ImageNet was not found in {Path(data_root).resolve()} ({error}). Download "
             "ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz "
             "from image-net.org into that folder; torchvision unpacks them"
         ) from error
@@ -70,12 +71,12 @@ def imagenet(split: str, *, root: str) -> Source:
     return _on_demand(loaded, IMAGENET_VIEW, names)
 
 
-def image_folder(path: str, split: str, *, size: int | None) -> Source:
-    """Return ``path/<split>/<class>/*`` as RGB images, resized to ``size`` if given.
+def load_folder(dataset: Dataset, split: str, *, data_root: str, download: bool) -> Source:
+    """Return ``path/<split>/<class>/*`` as RGB images, resized to ``image_size`` if given.
 
     Raises DataError where the folder is not there, and by file name where an image is corrupt.
     """
-    folder = Path(path, split)
+    folder, size = Path(dataset.path, split), dataset.image_size
     try:
         loaded = datasets.ImageFolder(folder)
     except FileNotFoundError as error:
@@ -109,17 +110,17 @@ def _read_one(loaded: datasets.ImageFolder, index: int, view: v2.Compose) -> tor
         raise DataError(f"corrupt image {path} ({error}). Replace or remove it") from error
 
 
-def _lock(root: str, name: str) -> str:
-    Path(root).mkdir(parents=True, exist_ok=True)
-    return str(Path(root, f".{name}.lock"))
+def _lock(root: Path, name: str) -> str:
+    root.mkdir(parents=True, exist_ok=True)
+    return str(root / f".{name}.lock")
 
 
-def _corrupt_files(loader: type, root: str) -> list[Path]:
+def _corrupt_files(loader: type, root: Path) -> list[Path]:
     """Return the files of a set that are there but not what they should be."""
     if issubclass(loader, datasets.MNIST):
-        raw = Path(root, loader.__name__, "raw")
+        raw = root / loader.__name__ / "raw"
         return [path for path in sorted(raw.glob("*-ubyte")) if not _is_whole_idx(path)]
-    folder = Path(root, loader.base_folder)
+    folder = root / loader.base_folder
     listed = [(folder / name, digest) for name, digest in loader.train_list + loader.test_list]
     return [path for path, digest in listed if path.is_file() and not check_integrity(path, digest)]
 

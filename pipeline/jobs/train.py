@@ -1,7 +1,6 @@
 """The training job: from a run's words and settings to its folder."""
 
 import csv
-import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from pipeline.device import device_name, prepare
 from pipeline.models.registry import build
 from pipeline.provenance import provenance
 from pipeline.runs import Run, checkpoint_path
+from pipeline.scratch import scratch_folder
 from pipeline.streams import stream
 from pipeline.training.checkpoint import Row
 from pipeline.training.loop import train
@@ -43,7 +43,7 @@ def train_run(folder: Path, job: TrainJob, *, save_every: float) -> None:
         init=job.recipe.init,
         seed=stream(run.seed, "init"),
     ).to(device)
-    scratch = _scratch(folder, job)
+    scratch = scratch_folder(folder, job)
     history = train(
         network,
         job.recipe,
@@ -55,15 +55,6 @@ def train_run(folder: Path, job: TrainJob, *, save_every: float) -> None:
         label=run.path,
     )
     _publish(folder, scratch, run, job, history, train_set.class_names, device)
-
-
-def _scratch(folder: Path, job: TrainJob) -> Path:
-    """Return this very job's scratch folder, and remove those of other settings."""
-    key = hashlib.sha256(job.model_dump_json().encode()).hexdigest()[:16]
-    for other in folder.glob(".scratch-*"):
-        if other.name != f".scratch-{key}":
-            remove(other)
-    return folder / f".scratch-{key}"
 
 
 def _publish(

@@ -11,7 +11,7 @@ from pipeline.models.norms import after_relu
 def fnet(
     in_shape: tuple[int, ...], classes: int, norm: str, *, width: int, depth: int
 ) -> nn.Sequential:
-    """Return the network for inputs of ``in_shape`` (channels, height, width), layers fc1, fc2 ..."""
+    """Return the network for inputs of ``in_shape`` (channels, height, width)."""
     layers: list[tuple[str, nn.Module]] = [("flatten", nn.Flatten())]
     features = prod(in_shape)
     for index in range(1, depth + 1):

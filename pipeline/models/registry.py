@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from pipeline.config import Model
-from pipeline.data.source import own_function
+from pipeline.data.source import function_at
 from pipeline.errors import AnatomyError
 from pipeline.models.fnet import fnet
 from pipeline.models.lenet import lenet5
@@ -25,7 +25,7 @@ def build(
             options = model.model_dump(exclude={"family"})
             network = FAMILIES[model.family](in_shape, classes, norm, **options)
         else:
-            network = own_function(model.family, "a model's family")(
+            network = function_at(model.family, "a model's family")(
                 in_shape, classes, norm, **model.options
             )
         if not isinstance(network, nn.Module):

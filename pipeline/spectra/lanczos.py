@@ -73,7 +73,7 @@ def lanczos(operator: Operator, start: torch.Tensor, steps: int) -> Tridiagonal:
         beta[:, j] = _norms(w)
         # A norm of rounding size is an exhausted space: stop there with zeros, not with noise.
         scale = alpha[:, : j + 1].abs().amax(1) + beta[:, : j + 1].amax(1)
-        alive = beta[:, j] > 10 * torch.finfo(operator.dtype).eps * scale
+        alive = beta[:, j] > 50 * torch.finfo(operator.dtype).eps * scale
         beta[:, j] = torch.where(alive, beta[:, j], 0.0)
         q = torch.where(alive[:, None], w / beta[:, j : j + 1].to(w.dtype), 0.0)
     length = steps - (beta[:, :-1] == 0).cummax(1)[0].sum(1) if steps > 1 else torch.ones(b)
@@ -83,7 +83,7 @@ def lanczos(operator: Operator, start: torch.Tensor, steps: int) -> Tridiagonal:
 
 
 def orthogonalised(w: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
-    """Return rows ``w`` (b, p) less their parts in the spans of ``basis`` (b, j, p), in two passes."""
+    """Return rows ``w`` (b, p) less their parts in the spans of ``basis`` (b, j, p): two passes."""
     for _ in range(2):
         overlaps = torch.bmm(basis, w[:, :, None])
         w = w - torch.bmm(overlaps.transpose(1, 2), basis)[:, 0]

@@ -14,7 +14,9 @@ def kernel_width(low: float, high: float, steps: int, *, kappa: float = 3.0) -> 
     return (high - low) / max(steps - 1, 1) / np.sqrt(8 * np.log(kappa))
 
 
-def density(nodes: np.ndarray, weights: np.ndarray, grid: np.ndarray, *, width: float) -> np.ndarray:
+def density(
+    nodes: np.ndarray, weights: np.ndarray, grid: np.ndarray, *, width: float
+) -> np.ndarray:
     """Return the smoothed spectral density of each probe on ``grid``: (probes, points).
 
     ``nodes`` and ``weights`` are (probes, steps); NaN nodes, which stand for an exhausted Krylov

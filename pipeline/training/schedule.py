@@ -4,7 +4,7 @@ from pipeline.config import Recipe
 
 
 def learning_rate(recipe: Recipe, epoch: int) -> float:
-    """Return the rate during ``epoch`` (1 is the first): ``lr``, dropped after fractions of the epochs.
+    """Return the rate during ``epoch``, counted from 1: ``lr``, dropped in the course of training.
 
     S drops it tenfold at 1/3 and 2/3 of the epochs.
     """

@@ -1,0 +1,58 @@
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+# The workflow's own package, wherever snakemake is started from.
+sys.path.insert(0, str(workflow.basedir))
+
+from pipeline.catalogue import CUBES, FIGURES
+from pipeline.configfile import load_config
+from pipeline.errors import ConfigError
+from pipeline.runs import NAME, PATTERN, checkpoint_path, part_path, run_folder
+
+
+configfile: "config.yaml"
+
+
+try:
+    CONFIG = load_config(config, workflow.configfiles)
+except ConfigError as error:
+    raise WorkflowError(str(error))
+
+# Jobs run with the Python that runs snakemake, activated or not.
+shell.prefix(f"export PATH={Path(sys.executable).parent}:$PATH; ")
+
+RESULTS = CONFIG.results
+RUN = f"{RESULTS}/runs/{PATTERN}"
+
+
+wildcard_constraints:
+    dataset=NAME,
+    model=NAME,
+    norm="none|batch",
+    recipe=NAME,
+    n_per_class=r"\d+",
+    seed=r"\d+",
+    cube="|".join(CUBES),
+    figure="|".join(FIGURES),
+
+
+include: "rules/train.smk"
+include: "rules/spectrum.smk"
+include: "rules/cubes.smk"
+include: "rules/figures.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        figures=expand(
+            f"{RESULTS}/figures/{{figure}}.{{suffix}}",
+            figure=CONFIG.figures.names,
+            suffix=["svg", "png"],
+        ),
+        cubes=expand(f"{RESULTS}/cubes/{{cube}}.manifest.json", cube=CUBES),

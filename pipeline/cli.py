@@ -1,0 +1,91 @@
+"""The commands: one thin subcommand for each rule, which imports its stage when it is called."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from pipeline.config import Config, CubeJob, FigureJob, SpectrumJob, TrainJob
+from pipeline.configfile import read_config
+from pipeline.errors import AnatomyError
+from pipeline.progress import say
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+RunFolder = Annotated[Path, typer.Argument(help="a run's folder: .../runs/<dataset>/.../seed<n>")]
+JobText = Annotated[str, typer.Option("--job", help="what the job depends on, as JSON")]
+ConfigFiles = Annotated[
+    list[Path], typer.Option("--configfile", help="YAML files, later ones overlaying")
+]
+
+
+@app.command()
+def check(configfile: ConfigFiles = [Path("config.yaml")]) -> None:  # noqa: B006
+    """Check a configuration and say what it stands for."""
+    config = read_config(configfile)
+    print(
+        f"{', '.join(map(str, configfile))}: {len(config.runs())} runs, results in {config.results}"
+    )
+
+
+@app.command()
+def schema(out: Path = Path("docs/config.schema.json")) -> None:
+    """Write the JSON Schema of the configuration, for editors."""
+    out.write_text(json.dumps(Config.model_json_schema(), indent=1) + "\n", encoding="utf-8")
+
+
+@app.command()
+def train(
+    folder: RunFolder,
+    job: JobText,
+    save_every: Annotated[float, typer.Option(help="seconds between resumable states")] = 20.0,
+) -> None:
+    """Train a run: checkpoints, history.csv and run.json."""
+    from pipeline.jobs.train import train_run
+
+    train_run(folder, TrainJob.model_validate_json(job), save_every=save_every)
+
+
+@app.command()
+def spectrum(folder: RunFolder, job: JobText) -> None:
+    """Compute the spectra of a run's checkpoints."""
+    from pipeline.jobs.spectrum import write_spectra
+
+    write_spectra(folder, SpectrumJob.model_validate_json(job))
+
+
+@app.command()
+def cube(name: str, job: JobText) -> None:
+    """Gather the cube NAME from its parts."""
+    from pipeline.jobs.cube import write_cube_of
+
+    write_cube_of(name, CubeJob.model_validate_json(job))
+
+
+@app.command()
+def figure(
+    name: str,
+    out: Annotated[list[Path], typer.Option(help="files to draw to, by their suffix")],
+    job: JobText,
+) -> None:
+    """Draw the figure NAME from its cubes."""
+    from pipeline.jobs.figure import draw_figure
+
+    draw_figure(name, out, FigureJob.model_validate_json(job))
+
+
+def main() -> NoReturn:
+    """Run a command; a refusal is one message, not a traceback.
+
+    A job's command stands first in its log, to be copied and run by hand.
+    """
+    if "--job" in sys.argv:
+        say(f"$ python -m pipeline {shlex.join(sys.argv[1:])}")
+    try:
+        app()
+    except AnatomyError as error:
+        sys.exit(f"error: {error}")
+    sys.exit(0)

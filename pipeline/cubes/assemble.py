@@ -1,0 +1,104 @@
+"""Parts into one dense, labelled cube: absent combinations are NaN and take no space on disk."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from pipeline.cubes.schema import RUN_DIMS, SCHEMA, Variable
+from pipeline.runs import Run
+
+INDEX_DIMS = ("order", "probe", "node")  # counted from 0 and padded, not labelled
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A part and its place: the run and, for what has them, epoch and split."""
+
+    run: Run
+    place: dict[str, Any]
+    data: xr.Dataset
+
+
+def assemble(name: str, runs: Sequence[Run], parts: Iterable[Placed]) -> xr.Dataset:
+    """Return the cube ``name`` over all ``runs``.
+
+    A part without a variable (of a diverged run) leaves it NaN.
+    """
+    parts = list(parts)
+    coords = _run_coords(runs)
+    for dim in _further_dims(name):
+        values = [_labels(part, dim) for part in parts]
+        coords[dim] = _union(dim, values)
+    variables = {
+        key: _filled(key, variable, coords, parts) for key, variable in SCHEMA[name].items()
+    }
+    cube = xr.Dataset(variables, coords={dim: _coordinate(dim, v) for dim, v in coords.items()})
+    for key, variable in SCHEMA[name].items():
+        # One chunk for each combination of names: one that is absent is never written.
+        chunks = [
+            1 if dim in RUN_DIMS[:4] else max(1, size) for dim, size in cube[key].sizes.items()
+        ]
+        cube[key].encoding = {"chunks": tuple(chunks)}
+        cube[key].attrs = {
+            "long_name": variable.long_name,
+            "units": variable.units,
+            "source": variable.source,
+        }
+    return cube
+
+
+def _run_coords(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    coords: dict[str, list[Any]] = {}
+    for dim in RUN_DIMS:
+        values = dict.fromkeys(getattr(run, dim) for run in runs)
+        coords[dim] = sorted(values) if dim in ("n_per_class", "seed") else list(values)
+    return coords
+
+
+def _further_dims(name: str) -> list[str]:
+    return list(dict.fromkeys(dim for v in SCHEMA[name].values() for dim in v.dims))
+
+
+def _labels(part: Placed, dim: str) -> list[Any]:
+    if dim in part.place:
+        return [part.place[dim]]
+    if dim in INDEX_DIMS:
+        return list(range(part.data.sizes.get(dim, 0)))
+    return part.data[dim].values.tolist() if dim in part.data.coords else []
+
+
+def _union(dim: str, lists: list[list[Any]]) -> list[Any]:
+    union = dict.fromkeys(value for values in lists for value in values)
+    return sorted(union) if dim in ("epoch", *INDEX_DIMS) else list(union)
+
+
+def _coordinate(dim: str, values: list[Any]) -> tuple[str, np.ndarray]:
+    # Object dtype: fixed-width strings have no Zarr 3 specification yet.
+    kind = object if values and isinstance(values[0], str) else np.int64
+    return dim, np.array(values, dtype=kind)
+
+
+def _filled(
+    key: str, variable: Variable, coords: dict[str, list[Any]], parts: list[Placed]
+) -> tuple[tuple[str, ...], np.ndarray]:
+    dims = (*RUN_DIMS, *variable.dims)
+    array = np.full([len(coords[dim]) for dim in dims], np.nan)
+    at = {dim: {value: i for i, value in enumerate(coords[dim])} for dim in dims}
+    for part in parts:
+        if key not in part.data:
+            continue
+        values = part.data[key]
+        index: list[Any] = [at[dim][getattr(part.run, dim)] for dim in RUN_DIMS]
+        for dim in variable.dims:
+            if dim in part.place:
+                index.append(at[dim][part.place[dim]])
+            else:
+                index.append([at[dim][label] for label in _labels(part, dim)])
+        inner = [dim for dim in variable.dims if dim not in part.place]
+        positions = [i if isinstance(i, list) else [i] for i in index]
+        shape = [len(p) for p in positions]
+        array[np.ix_(*positions)] = values.transpose(*inner).values.reshape(shape)
+    return dims, array

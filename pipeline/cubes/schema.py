@@ -1,0 +1,60 @@
+"""The cubes' variables: their further dimensions, long names, units and sources."""
+
+from dataclasses import dataclass
+
+RUN_DIMS = ("dataset", "model", "norm", "recipe", "n_per_class", "seed")
+PLACE_DIMS = ("epoch", "split")  # where a part stands within its run
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A variable of a cube; ``dims`` come after the run's own."""
+
+    dims: tuple[str, ...]
+    long_name: str
+    units: str
+    source: str
+
+
+_BY_EPOCH = ("epoch",)
+_MATRIX = ("epoch", "split", "matrix")
+_LANCZOS = (*_MATRIX, "probe", "node")
+_ORDER = (*_MATRIX, "order")
+
+SCHEMA: dict[str, dict[str, Variable]] = {
+    "training": {
+        "train_loss": Variable(_BY_EPOCH, "mean cross-entropy, training examples", "nat", "S, 1"),
+        "train_accuracy": Variable(_BY_EPOCH, "accuracy, training examples", "1", "S, 1"),
+        "test_loss": Variable(_BY_EPOCH, "mean cross-entropy, test examples", "nat", "S, 1"),
+        "test_accuracy": Variable(_BY_EPOCH, "accuracy, test examples", "1", "S, 1"),
+        "lr": Variable(_BY_EPOCH, "learning rate during the epoch", "1", "recipe"),
+        "diverged": Variable(
+            _BY_EPOCH, "1 from the epoch on in which the loss ceased to be finite", "1", "history"
+        ),
+        "weight_norm": Variable(_BY_EPOCH, "Euclidean norm of all parameters", "1", "history"),
+    },
+    "spectrum": {
+        "ritz_value": Variable(
+            _LANCZOS, "quadrature node of the deflated matrix", "nat", "S, Lanczos quadrature"
+        ),
+        "ritz_weight": Variable(
+            _LANCZOS, "quadrature weight, summing to 1 over nodes", "1", "S, Lanczos quadrature"
+        ),
+        "eigenvalue": Variable(
+            _ORDER, "eigenvalue, algebraically largest first; NaN if not converged", "nat", "S"
+        ),
+        "residual": Variable(_ORDER, "||A v - lambda v|| of the eigenpair", "nat", "DESIGN 7"),
+        "converged": Variable(_ORDER, "1 where the residual is within tolerance", "1", "DESIGN 7"),
+        "deflated_count": Variable(_MATRIX, "eigenpairs deflated before quadrature", "1", "S"),
+        "trace": Variable(_MATRIX, "trace, deflated Hutchinson estimate", "nat", "DESIGN 7"),
+        "trace_stderr": Variable(_MATRIX, "standard error of the trace", "nat", "DESIGN 7"),
+        "outlier_count": Variable(
+            _MATRIX, "eigenvalues above the lowest isolated gap", "1", "S; spectra/outliers.py"
+        ),
+        "bulk_edge": Variable(
+            _MATRIX, "largest eigenvalue that is no outlier", "nat", "S; spectra/outliers.py"
+        ),
+        "dimension": Variable((), "number of parameters p", "1", "DESIGN 2"),
+        "classes": Variable((), "number of classes C", "1", "DESIGN 2"),
+    },
+}

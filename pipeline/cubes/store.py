@@ -1,0 +1,68 @@
+"""Parts as single zipped Zarr files and cubes as Zarr stores: written whole, read with a check."""
+
+import json
+import tempfile
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+import zarr
+
+from pipeline.atomic import replacing, sha256
+from pipeline.errors import ArtifactError
+
+_EPOCH_OF_ZIP = (1980, 1, 1, 0, 0, 0)  # the format's earliest: equal contents give equal bytes
+
+
+def write_part(part: xr.Dataset, path: Path) -> None:
+    """Write a part as one ``.zarr.zip`` file, byte for byte a function of its contents."""
+    with replacing(path) as staged, tempfile.TemporaryDirectory(dir=staged.parent) as folder:
+        store = Path(folder, "part.zarr")
+        _to_zarr(part, store)
+        with zipfile.ZipFile(staged, "w") as archive:
+            for file in sorted(store.rglob("*")):
+                if file.is_file():
+                    entry = zipfile.ZipInfo(str(file.relative_to(store)), _EPOCH_OF_ZIP)
+                    archive.writestr(entry, file.read_bytes())
+
+
+def read_part(path: Path) -> xr.Dataset:
+    """Return a part, in memory.  Raises ArtifactError, by name, where it is missing or corrupt."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+        if broken:
+            raise zipfile.BadZipFile(f"{broken} fails its checksum")
+        with zarr.storage.ZipStore(path, mode="r") as store:
+            return xr.open_zarr(store, consolidated=True).load()
+    except FileNotFoundError as error:
+        raise ArtifactError(f"part {path} is missing. Run snakemake, which makes it") from error
+    except (zipfile.BadZipFile, EOFError, ValueError) as error:
+        raise ArtifactError(
+            f"part {path} is corrupt ({error}). Delete it, and snakemake makes it anew"
+        ) from error
+
+
+def write_cube(cube: xr.Dataset, path: Path, *, manifest: Path, parts: list[Path]) -> None:
+    """Write a cube and its manifest, which holds a checksum for every file it was gathered from."""
+    with replacing(path) as staged:
+        _to_zarr(cube, staged)
+    root = manifest.parent.parent
+    listed = {part.relative_to(root).as_posix(): sha256(part) for part in parts}
+    with replacing(manifest) as staged:
+        staged.write_text(json.dumps({"cube": path.name, "parts": listed}, indent=1) + "\n")
+
+
+def attributes(provenance: dict[str, Any]) -> dict[str, str]:
+    """Return a store's attributes: its provenance as JSON text, readable in any tool."""
+    return {"provenance": json.dumps(provenance, sort_keys=True)}
+
+
+def _to_zarr(dataset: xr.Dataset, path: Path) -> None:
+    with warnings.catch_warnings():
+        # Consolidated metadata is not yet in the Zarr 3 specification, but without it a default
+        # open warns; every reader of a cube would see that.
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+        dataset.to_zarr(path, mode="w", zarr_format=3, consolidated=True)

@@ -1,0 +1,41 @@
+"""S's first figure: the Hessian's spectrum, data sets as columns, training and test as rows."""
+
+import xarray as xr
+from matplotlib.figure import Figure
+
+from pipeline.config import Figures
+from pipeline.figures import style
+from pipeline.figures.density import plot_density
+from pipeline.figures.spectral import checkpoint, curve, networks, reference
+
+
+def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
+    """Draw the first network of each data set at its last checkpoint."""
+    cube = reference(cubes["spectrum"]).sel(matrix="Hess")
+    first: dict[str, dict[str, str]] = {}
+    for net in networks(cube):
+        first.setdefault(net["dataset"], net)
+    splits = list(cube.split.values)
+    figure, axes = style.panels(
+        len(splits),
+        len(first),
+        title=f"Spectral density of the Hessian by data set: seed {int(cube.seed)}, "
+        f"{style.examples(int(cube.n_per_class))}",
+        row_height=2.0,
+    )
+    for column, (dataset, net) in enumerate(first.items()):
+        epoch = checkpoint(cube.sel(net), last=True)
+        axes[0, column].set_title(f"{dataset}\n{net['model']}, {style.NORM_NAMES[net['norm']]}")
+        for row, split in enumerate(splits):
+            panel = axes[row, column]
+            if epoch is None:
+                style.note(panel, "diverged")
+                continue
+            matrix = cube.sel(net).sel(epoch=epoch, split=split)
+            found = curve(matrix, settings)
+            plot_density(panel, found, style.MATRIX_COLOURS["Hess"])
+            style.note(panel, f"{len(found.outliers)} outliers\nC = {int(matrix.classes)}")
+        axes[-1, column].set_xlabel("eigenvalue (nat)")
+    for row, split in enumerate(splits):
+        axes[row, 0].set_ylabel(f"{split}\ndensity (1/nat)")
+    return figure

@@ -1,0 +1,77 @@
+"""The spectrum of |H| on logarithmic axes, with a fitted power law."""
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pipeline.config import Figures
+from pipeline.figures import style
+from pipeline.figures.spectral import checkpoint, networks, reference
+from pipeline.spectra.powerlaw import PowerLaw, fit_power_law
+from pipeline.spectra.smoothing import kernel_width, log_density, per_unit
+
+# The law is fitted over this many decades below the largest |eigenvalue| of the quadrature.
+DECADES = 1.5
+
+
+def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
+    """Draw a row per data set and model, a column per split, a colour per norm."""
+    cube = reference(cubes["spectrum"]).sel(matrix="H")
+    shown = networks(cube)
+    rows = list(dict.fromkeys((net["dataset"], net["model"]) for net in shown))
+    splits = list(cube.split.values)
+    figure, axes = style.panels(
+        len(rows),
+        len(splits),
+        title="Spectrum of |H|, last checkpoint, and a power law fitted to its tail: "
+        f"seed {int(cube.seed)}, {style.examples(int(cube.n_per_class))}",
+        row_height=2.0,
+    )
+    for row, (dataset, model) in enumerate(rows):
+        for column, split in enumerate(splits):
+            panel = axes[row, column]
+            for net in shown:
+                if (net["dataset"], net["model"]) != (dataset, model):
+                    continue
+                epoch = checkpoint(cube.sel(net), last=True)
+                if epoch is not None:
+                    matrix = cube.sel(net).sel(epoch=epoch, split=split)
+                    _lines(panel, matrix, settings, net["norm"])
+            panel.set(xscale="log", yscale="log")
+            panel.set_title(f"{dataset}, {model}: {style.SPLIT_NAMES[split]}")
+            panel.legend(loc="lower left")
+        axes[row, 0].set_ylabel("density (1/nat)")
+    for panel in axes[-1]:
+        panel.set_xlabel("|eigenvalue| (nat)")
+    return figure
+
+
+def _lines(panel: Axes, matrix: xr.Dataset, settings: Figures, norm: str) -> None:
+    magnitudes, heights, law = tail(matrix, settings)
+    colour = style.NORM_COLOURS[norm]
+    panel.plot(magnitudes, heights, color=colour)
+    ends = np.array([law.low, law.high])
+    panel.plot(
+        ends,
+        3 * law.coefficient * ends**law.exponent,  # above the density, to be seen beside it
+        "--",
+        color=colour,
+        label=f"{style.NORM_NAMES[norm]}: exponent {law.exponent:.2f}, $R^2$ {law.r_squared:.3f}",
+    )
+
+
+def tail(matrix: xr.Dataset, settings: Figures) -> tuple[np.ndarray, np.ndarray, PowerLaw]:
+    """Return |eigenvalue|, the density of it, and the power law fitted to its upper tail."""
+    p = float(matrix.dimension)
+    atoms = matrix.eigenvalue.values[matrix.converged.values == 1]
+    nodes, weights = matrix.ritz_value.values, matrix.ritz_weight.values
+    largest = np.nanmax(np.abs(nodes))
+    low = largest / 10**DECADES
+    grid = np.linspace(np.log10(low) - 1, np.log10(largest), settings.points)
+    inside = (np.abs(nodes) >= low / 10).sum(-1).max()
+    width = kernel_width(grid[0], grid[-1], int(inside), kappa=settings.kappa)
+    heights = log_density(nodes, weights, grid, width=width).mean(0) * (p - len(atoms)) / p
+    magnitudes = 10**grid
+    heights = per_unit(heights, grid)
+    return magnitudes, heights, fit_power_law(magnitudes, heights, low=low, high=largest)

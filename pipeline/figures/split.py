@@ -1,0 +1,54 @@
+"""Hess, G and H side by side: outliers come from G, most of the bulk from H."""
+
+import xarray as xr
+from matplotlib.figure import Figure
+
+from pipeline.config import Figures
+from pipeline.figures import style
+from pipeline.figures.density import plot_density
+from pipeline.figures.spectral import checkpoint, count_above, curve, networks, reference
+
+
+def draw(cubes: dict[str, xr.Dataset], settings: Figures, *, last: bool = True) -> Figure:
+    """Draw a row per network, a column per matrix, on the training examples."""
+    cube = reference(cubes["spectrum"])
+    cube = cube.sel(split="train" if "train" in cube.split else cube.split.values[0])
+    shown = networks(cube)
+    matrices = list(cube.matrix.values)
+    figure, axes = style.panels(
+        len(shown),
+        len(matrices),
+        title=f"Hess = G + H at {'the last checkpoint' if last else 'initialisation'}, "
+        f"{style.SPLIT_NAMES[str(cube.split.values)]}: seed {int(cube.seed)}, "
+        f"{style.examples(int(cube.n_per_class))}; dashed: edge of G's bulk",
+        sharex="row",
+        sharey="row",
+    )
+    for row, net in enumerate(shown):
+        epoch = checkpoint(cube.sel(net), last=last)
+        axes[row, 0].set_ylabel("density (1/nat)")
+        for column, matrix in enumerate(matrices):
+            panel = axes[row, column]
+            name = f"{net['dataset']}, {net['model']}, {style.NORM_NAMES[net['norm']]}"
+            panel.set_title(f"{name}: {matrix}" if column == 0 else matrix)
+            if epoch is None:
+                style.note(panel, "diverged")
+                continue
+            network = cube.sel(net).sel(epoch=epoch)
+            found = curve(network.sel(matrix=matrix), settings)
+            plot_density(panel, found, style.MATRIX_COLOURS[matrix])
+            text = f"{len(found.outliers)} outliers"
+            if "G" in matrices:
+                edge = float(network.sel(matrix="G").bulk_edge)
+                panel.axvline(edge, ls="--", lw=0.7, color=style.INK)
+                beyond = count_above(network.sel(matrix=matrix), edge)
+                text += f"\n{_about(beyond)} beyond G's bulk"
+            style.note(panel, text)
+    for panel in axes[-1]:
+        panel.set_xlabel("eigenvalue (nat)")
+    return figure
+
+
+def _about(count: float) -> str:
+    """Return a count from quadrature as a reader should take it: two digits at most."""
+    return f"{count:.0f}" if count < 100 else f"about {float(f'{count:.2g}'):.0f}"

@@ -1,0 +1,97 @@
+"""How all figures look: sizes in inches for a page, colours that the colour-blind tell apart."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("agg")  # figures are files; a cluster node has no screen
+
+import matplotlib.pyplot as plt
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+PAGE_WIDTH = 6.9  # two columns of a paper
+ROW_HEIGHT = 1.65
+PALETTE = sns.color_palette("colorblind")
+INK = "0.25"
+MATRIX_COLOURS = {"Hess": PALETTE[0], "G": PALETTE[1], "H": PALETTE[2]}
+NORM_COLOURS = {"none": PALETTE[0], "batch": PALETTE[3]}
+SPLIT_NAMES = {"train": "training examples", "test": "test examples"}
+NORM_NAMES = {"none": "no normalisation", "batch": "BatchNorm"}
+
+SETTINGS: dict[str, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "figure.titlesize": 9,
+    "axes.linewidth": 0.7,
+    "lines.linewidth": 1.2,
+    "legend.frameon": False,
+    "svg.hashsalt": "hessian-anatomy",
+}
+
+
+@contextmanager
+def theme() -> Iterator[None]:
+    """Draw within this project's style, and leave the caller's as it was."""
+    with plt.rc_context():
+        sns.set_theme(context="paper", style="ticks", palette="colorblind", rc=SETTINGS)
+        yield
+
+
+def panels(
+    rows: int, columns: int, *, title: str, row_height: float = ROW_HEIGHT, **options: Any
+) -> tuple[Figure, Any]:
+    """Return a page-wide figure and its (rows, columns) array of axes."""
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(PAGE_WIDTH, row_height * rows + 0.9),
+        squeeze=False,
+        layout="constrained",
+        **options,
+    )
+    figure.suptitle(title)
+    return figure, axes
+
+
+def legend_below(figure: Figure, axes: Axes, *, columns: int) -> None:
+    """Put one legend for all panels below them."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+
+
+def note(axes: Axes, text: str, *, corner: str = "upper right") -> None:
+    """Write a short note in a corner of a panel."""
+    vertical, horizontal = corner.split()
+    axes.text(
+        0.97 if horizontal == "right" else 0.03,
+        0.94 if vertical == "upper" else 0.06,
+        text,
+        transform=axes.transAxes,
+        ha=horizontal,
+        va="top" if vertical == "upper" else "bottom",
+        fontsize=7,
+        color=INK,
+    )
+
+
+def examples(n_per_class: int) -> str:
+    """Return how a title names a number of training examples per class."""
+    return f"{n_per_class} training examples per class" if n_per_class else "full training set"
+
+
+def save(figure: Figure, files: Sequence[Path], *, dpi: int) -> None:
+    """Write a figure to files, by suffix; equal figures give equal bytes."""
+    for file in files:
+        # Only SVG records a date by default.
+        metadata = {"Date": None} if file.suffix == ".svg" else None
+        figure.savefig(file, dpi=dpi, metadata=metadata)
+    plt.close(figure)

@@ -1,0 +1,28 @@
+"""The aggregation job: the only writer of a cube."""
+
+from pathlib import Path
+
+from pipeline.config import CubeJob
+from pipeline.cubes.spectrum import spectrum_cube
+from pipeline.cubes.store import attributes, write_cube
+from pipeline.cubes.training import training_cube
+from pipeline.provenance import provenance
+
+CUBES = {"training": training_cube, "spectrum": spectrum_cube}
+
+
+def write_cube_of(name: str, job: CubeJob) -> None:
+    """Gather the cube ``name`` and write it with its manifest."""
+    cube, files = CUBES[name](job)
+    cube.attrs = attributes(
+        provenance(
+            settings=job.model_dump(mode="json"),
+            code=job.code,
+            device="see the parts' own provenance",
+            seeds=sorted({run.seed for run in job.runs()}),
+        )
+    )
+    folder = Path(job.results) / "cubes"
+    write_cube(
+        cube, folder / f"{name}.zarr", manifest=folder / f"{name}.manifest.json", parts=files
+    )

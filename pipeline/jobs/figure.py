@@ -1,0 +1,31 @@
+"""The figure job: cubes in, one drawing out, in every format asked for."""
+
+from pathlib import Path
+
+import xarray as xr
+
+from pipeline.atomic import replacing
+from pipeline.config import FigureJob
+from pipeline.figures import density, overview, power_law, split, split_initial, style, training
+
+FIGURES = {
+    "training": training.draw,
+    "density": density.draw,
+    "split": split.draw,
+    "split_initial": split_initial.draw,
+    "power_law": power_law.draw,
+    "overview": overview.draw,
+}
+
+
+def draw_figure(name: str, files: list[Path], job: FigureJob) -> None:
+    """Draw the figure ``name`` to ``files``."""
+    cubes = {cube: xr.open_zarr(path) for cube, path in job.cubes.items()}
+    with style.theme():
+        figure = FIGURES[name](cubes, job.figures)
+        for file in files:
+            with replacing(file) as staged:
+                # The suffix tells the format, so it must end the staged name too.
+                drawn = staged.with_name(staged.name + file.suffix)
+                style.save(figure, [drawn], dpi=job.figures.dpi)
+                drawn.rename(staged)

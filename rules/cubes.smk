@@ -1,0 +1,35 @@
+RUNS = CONFIG.runs()
+
+
+def cube_parts(wildcards):
+    """Return every file that the cube is gathered from."""
+    if wildcards.cube == "training":
+        return [str(run_folder(RESULTS, run) / "history.csv") for run in RUNS]
+    return [
+        str(part_path(RESULTS, run, epoch, split, wildcards.cube))
+        for run in RUNS
+        for epoch in CONFIG.recipes[run.recipe].checkpoints
+        for split in CONFIG.spectrum.splits
+    ]
+
+
+rule cube:
+    input:
+        parts=cube_parts,
+    output:
+        cube=directory(f"{RESULTS}/cubes/{{cube}}.zarr"),
+        manifest=f"{RESULTS}/cubes/{{cube}}.manifest.json",
+    params:
+        job=lambda wildcards: CONFIG.cube_job(wildcards.cube).model_dump_json(),
+    resources:
+        mem_mb=CONFIG.resources.cube.mem_mb,
+        runtime=CONFIG.resources.cube.runtime,
+        gpu=CONFIG.resources.cube.gpu,
+    log:
+        f"{RESULTS}/logs/cubes/{{cube}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/cubes/{{cube}}.tsv"
+    message:
+        "Gather the {wildcards.cube} cube"
+    shell:
+        "python -m pipeline cube {wildcards.cube} --job {params.job:q} 2> {log:q}"

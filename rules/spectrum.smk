@@ -1,0 +1,39 @@
+def spectrum_job(wildcards):
+    return CONFIG.spectrum_job(
+        wildcards.dataset, wildcards.model, wildcards.recipe
+    ).model_dump_json()
+
+
+for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists().items()):
+
+    rule:
+        name:
+            f"spectrum_{number}" if number else "spectrum"
+        input:
+            run=f"{RUN}/run.json",
+            checkpoints=[str(checkpoint_path(RUN, epoch)) for epoch in checkpoints],
+        output:
+            parts=[
+                f"{RESULTS}/curvature/{PATTERN}/epoch{epoch}/{split}/spectrum.zarr.zip"
+                for epoch in checkpoints
+                for split in CONFIG.spectrum.splits
+            ],
+        params:
+            folder=lambda wildcards, input: str(Path(input.run).parent),
+            job=spectrum_job,
+        wildcard_constraints:
+            recipe="|".join(recipes),
+        threads: CONFIG.compute.threads
+        resources:
+            mem_mb=CONFIG.resources.spectrum.mem_mb,
+            runtime=CONFIG.resources.spectrum.runtime,
+            gpu=CONFIG.resources.spectrum.gpu,
+        log:
+            f"{RESULTS}/logs/spectrum/{PATTERN}.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/spectrum/{PATTERN}.tsv"
+        message:
+            "Spectra of {wildcards.dataset} {wildcards.model} norm={wildcards.norm} "
+            "{wildcards.recipe} n={wildcards.n_per_class} seed={wildcards.seed}"
+        shell:
+            "python -m pipeline spectrum {params.folder:q} --job {params.job:q} 2> {log:q}"

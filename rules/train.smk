@@ -1,0 +1,35 @@
+def train_job(wildcards):
+    return CONFIG.train_job(
+        wildcards.dataset, wildcards.model, wildcards.recipe
+    ).model_dump_json()
+
+
+# One rule for each list of checkpoints: a rule's outputs cannot depend on a wildcard's value.
+for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists().items()):
+
+    rule:
+        name:
+            f"train_{number}" if number else "train"
+        output:
+            run=f"{RUN}/run.json",
+            history=f"{RUN}/history.csv",
+            checkpoints=[str(checkpoint_path(RUN, epoch)) for epoch in checkpoints],
+        params:
+            folder=lambda wildcards, output: str(Path(output.run).parent),
+            job=train_job,
+        wildcard_constraints:
+            recipe="|".join(recipes),
+        threads: CONFIG.compute.threads
+        resources:
+            mem_mb=CONFIG.resources.train.mem_mb,
+            runtime=CONFIG.resources.train.runtime,
+            gpu=CONFIG.resources.train.gpu,
+        log:
+            f"{RESULTS}/logs/train/{PATTERN}.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/train/{PATTERN}.tsv"
+        message:
+            "Train {wildcards.dataset} {wildcards.model} norm={wildcards.norm} "
+            "{wildcards.recipe} n={wildcards.n_per_class} seed={wildcards.seed}"
+        shell:
+            "python -m pipeline train {params.folder:q} --job {params.job:q} 2> {log:q}"

@@ -1,0 +1,52 @@
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.models.fnet import fnet
+
+torch.set_num_threads(1)
+
+
+def _convolution(classes: int, norm: str) -> nn.Sequential:
+    layers = [("conv", nn.Conv2d(1, 3, 3)), ("relu", nn.ReLU())]
+    if norm == "batch":
+        layers.append(("bn", nn.BatchNorm2d(3)))
+    layers += [("pool", nn.MaxPool2d(2)), ("flat", nn.Flatten()), ("fc", nn.Linear(12, classes))]
+    return nn.Sequential(OrderedDict(layers))
+
+
+def _problem(kind: str, norm: str, classes: int):
+    """Return a small float64 network with lived-in running statistics, and 13 examples."""
+    torch.manual_seed(0)
+    if kind == "fnet":
+        model = fnet((1, 6, 6), classes, norm, width=5, depth=2)
+    else:
+        model = _convolution(classes, norm)
+    model = model.double()
+    inputs = torch.randn(13, 1, 6, 6, dtype=torch.float64)
+    labels = torch.arange(13) % classes
+    model.train()
+    for _ in range(3):
+        model(torch.randn(20, 1, 6, 6, dtype=torch.float64))
+    return model.eval(), inputs, labels
+
+
+@pytest.fixture(
+    params=[
+        ("fnet", "none", 2),
+        ("fnet", "none", 4),
+        ("fnet", "batch", 4),
+        ("convolution", "none", 3),
+        ("convolution", "batch", 3),
+    ],
+    ids=lambda p: f"{p[0]}-{p[1]}-C{p[2]}",
+)
+def problem(request):
+    return _problem(*request.param)
+
+
+@pytest.fixture
+def one_problem():
+    return _problem("convolution", "batch", 3)

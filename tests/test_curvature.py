@@ -1,0 +1,135 @@
+import copy
+
+import curvlinops
+import pytest
+import torch
+from reference import dense_gauss_newton, dense_hessian, relative
+from torch import nn
+
+from pipeline.curvature import gauss_newton, hessian, residual
+from pipeline.curvature.base import Deflated, Dense
+from pipeline.errors import AnatomyError
+
+CHUNK = 5  # 13 examples: the last chunk holds 3
+
+
+def dense(operator):
+    return operator @ torch.eye(operator.shape[0], dtype=operator.dtype)
+
+
+def test_each_operator_is_its_dense_matrix(problem):
+    model, inputs, labels = problem
+    Hess, G = dense_hessian(model, inputs, labels), dense_gauss_newton(model, inputs)
+    data = (inputs, labels)
+    assert relative(dense(hessian(model, data, chunk=CHUNK)), Hess) < 1e-12
+    assert relative(dense(gauss_newton(model, data, chunk=CHUNK)), G) < 1e-12
+    assert relative(dense(residual(model, data, chunk=CHUNK)), Hess - G) < 1e-12
+
+
+def test_operators_are_symmetric_and_add_up(problem):
+    model, inputs, labels = problem
+    data = (inputs, labels)
+    parts = [dense(f(model, data, chunk=CHUNK)) for f in (hessian, gauss_newton, residual)]
+    for matrix in parts:
+        assert relative(matrix, matrix.T) < 1e-13
+    assert relative(parts[1] + parts[2], parts[0]) < 1e-13
+    assert torch.linalg.eigvalsh(parts[1]).min() > -1e-13
+
+
+def test_H_of_a_piecewise_linear_network_has_zero_diagonal(problem):
+    model, inputs, labels = problem
+    H = dense(residual(model, (inputs, labels)))
+    assert H.norm() > 1e-3
+    assert H.diagonal().abs().max() < 1e-15 * H.norm() * len(H)
+
+
+def test_a_short_last_chunk_weighs_by_its_examples(one_problem):
+    model, inputs, labels = one_problem
+    whole = dense(hessian(model, (inputs, labels), chunk=13))
+    for chunk in (1, 4, 12):
+        assert relative(dense(hessian(model, (inputs, labels), chunk=chunk)), whole) < 1e-13
+
+
+def test_agrees_with_curvlinops(problem):
+    model, inputs, labels = problem
+    data = [(inputs[:8], labels[:8]), (inputs[8:], labels[8:])]
+    loss = nn.CrossEntropyLoss(reduction="mean")
+    v = torch.randn(sum(p.numel() for p in model.parameters()), dtype=torch.float64)
+    for ours, theirs in (
+        (hessian, curvlinops.HessianLinearOperator),
+        (gauss_newton, curvlinops.GGNLinearOperator),
+    ):
+        other = theirs(model, loss, list(model.parameters()), data, check_deterministic=False)
+        assert relative(ours(model, (inputs, labels)) @ v, other @ v) < 1e-12
+
+
+def test_blocks_equal_single_products_and_shapes_are_checked(one_problem):
+    model, inputs, labels = one_problem
+    A = hessian(model, (inputs, labels), chunk=CHUNK)
+    V = torch.randn(A.shape[0], 3, dtype=A.dtype)
+    assert torch.equal(A @ V, torch.stack([A @ v for v in V.T], 1))
+    with pytest.raises(ValueError, match="cannot multiply"):
+        A @ V[:-1]
+
+
+def test_algebra(one_problem):
+    model, inputs, labels = one_problem
+    A, G = hessian(model, (inputs, labels)), gauss_newton(model, (inputs, labels))
+    v = torch.randn(A.shape[0], dtype=A.dtype)
+    assert relative((2 * A - G + -A) @ v, A @ v - G @ v) < 1e-13
+    assert (2 * G + G).positive
+    assert not (A - G).positive
+    U = torch.linalg.qr(torch.randn(len(v), 3, dtype=A.dtype))[0]
+    P = torch.eye(len(v), dtype=A.dtype) - U @ U.T
+    assert relative(dense(Deflated(A, U)), P @ dense(A) @ P) < 1e-12
+    with pytest.raises(ValueError, match="different shapes"):
+        A + Dense(torch.eye(2))
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_an_analysis_leaves_the_network_as_it_was(one_problem, mode):
+    model, inputs, labels = one_problem
+    model.train(mode)
+    before = copy.deepcopy(model.state_dict())
+    dense(hessian(model, (inputs, labels)))
+    dense(gauss_newton(model, (inputs, labels)))
+    assert model.training is mode
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+def test_a_fitted_network_loses_no_accuracy_in_float32():
+    # The true class leads by 16 nats: 1 - pi_y is about 1e-7, and pi - y in float32 is noise.
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+    inputs = torch.randn(9, 6, dtype=torch.float64)
+    with torch.no_grad():
+        model[2].weight *= 20
+        logits = model(inputs)
+        labels = logits.argmax(-1)
+        gap = logits.topk(2).values
+        inputs = inputs[(gap[:, 0] - gap[:, 1]) > 1]
+        labels = labels[(gap[:, 0] - gap[:, 1]) > 1]
+        gap = model(inputs).topk(2).values
+        model[2].weight *= 16 / (gap[:, 0] - gap[:, 1]).min()
+        model[2].bias *= 0
+        likely = 1 - model(inputs).softmax(-1).gather(1, labels[:, None])
+    assert 1e-9 < likely.max() < 1e-6
+    single = copy.deepcopy(model).float()
+    for operator in (hessian, gauss_newton, residual):
+        exact = dense(operator(model, (inputs, labels)))
+        assert exact.norm() > 0
+        assert relative(dense(operator(single, (inputs.float(), labels))), exact) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.tensor([0, 3]), "labels run from 0 to 3"),
+        (torch.tensor([0, -1]), "labels run from -1"),
+        (torch.tensor([0]), "2 inputs and 1 labels"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(labels, message):
+    with pytest.raises(AnatomyError, match=message):
+        hessian(nn.Linear(4, 3), (torch.randn(2, 4), labels))
