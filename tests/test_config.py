@@ -1,0 +1,151 @@
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.config import Config
+from pipeline.configfile import load_config, read_config
+from pipeline.errors import ConfigError
+from pipeline.runs import Run, results_of, run_folder
+
+ROOT = Path(__file__).parent.parent
+DEFAULT = ROOT / "config.yaml"
+
+
+def changed(path, value):
+    """Return the default settings with one value changed, or removed where it is None."""
+    settings = yaml.safe_load(DEFAULT.read_text())
+    inside = settings
+    for key in path[:-1]:
+        inside = inside[key]
+    if value is None:
+        del inside[path[-1]]
+    else:
+        inside[path[-1]] = copy.deepcopy(value)
+    return settings
+
+
+REFUSALS = {
+    "unknown key": (["spektrum"], {}, ["spektrum", "unknown key", "spelling"]),
+    "unknown inner key": (["recipes", "sgd", "momentun"], 0.5, ["recipes.sgd.momentun", "0.5"]),
+    "wrong type": (["recipes", "sgd", "lr"], "fast", ["recipes.sgd.lr", "'fast'", "a number"]),
+    "YAML's idea of 5e-4": (["recipes", "sgd", "lr"], "5e-4", ["'5e-4'", "0.0005"]),
+    "missing": (["grid"], None, ["grid", "required", "add it"]),
+    "unknown source": (["datasets", "digits", "source"], "digit", ["'digit'", "mean 'digits'"]),
+    "unknown family": (["models", "lenet5", "family"], "lenet", ["'lenet'", "mean 'lenet5'"]),
+    "unknown data set": (["grid", 0, "datasets", 0], "minst", ["grid[0].datasets[0]", "'mnist'"]),
+    "unknown model": (["grid", 0, "models", 1], "lenet", ["grid[0].models[1]", "'lenet5'"]),
+    "unknown recipe": (["grid", 0, "recipes", 0], "adam", ["grid[0].recipes[0]", "known: sgd"]),
+    "unknown norm": (["grid", 0, "norms", 1], "layer", ["grid[0].norms[1]", "'none' or 'batch'"]),
+    "empty grid": (["grid", 0, "seeds"], [], ["grid[0].seeds", "empty grid"]),
+    "no grid": (["grid"], [], ["grid: []", "empty grid"]),
+    "a seed named twice": (["grid", 0, "seeds"], [0, 1, 0], ["grid[0].seeds", "named twice"]),
+    "checkpoint beyond": (
+        ["recipes", "sgd", "checkpoints"],
+        [0, 41],
+        ["recipes.sgd.checkpoints[1]", "checkpoint 41", "last epoch, 40"],
+    ),
+    "too many examples": (
+        ["grid", 0, "n_per_class"],
+        [40, 150],
+        ["grid[0].n_per_class[1]", "150", "digits has 149"],
+    ),
+    "unknown figure": (["figures", "names"], ["densty"], ["'densty'", "mean 'density'"]),
+    "folder without a path": (["datasets", "digits", "source"], "folder", ["needs a path"]),
+    "foreign device": (["compute", "device"], "tpu", ["compute.device", "'tpu'"]),
+    "a name that is no path": (["models", "a/b"], {"family": "lenet5"}, ["a/b"]),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_refusals_name_place_value_and_cure(name):
+    path, value, expected = REFUSALS[name]
+    with pytest.raises(ConfigError) as error:
+        load_config(changed(path, value))
+    for text in [*expected, "cure: "]:
+        assert text in str(error.value)
+
+
+def test_a_run_in_two_blocks_is_refused():
+    settings = yaml.safe_load(DEFAULT.read_text())
+    settings["grid"].append(settings["grid"][0] | {"seeds": [2, 3]})
+    with pytest.raises(ConfigError, match=r"grid\[1\]: 4 runs were named before, such as digits/"):
+        load_config(settings)
+
+
+def test_refusals_stand_at_their_line_in_the_last_file(tmp_path):
+    overlay = tmp_path / "mine.yaml"
+    overlay.write_text("# comment\nrecipes:\n  sgd:\n    lr: fast\n")
+    with pytest.raises(ConfigError, match=rf"{overlay}:4: recipes.sgd.lr"):
+        read_config([DEFAULT, overlay])
+    overlay.write_text("spectrum: {steps: 9}\n")
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(DEFAULT.read_text().replace("norms: [none, batch]", "norms: [none, group]"))
+    with pytest.raises(ConfigError, match=rf"{bad}:\d+: grid\[0\].norms\[1\]"):
+        read_config([bad, overlay])
+
+
+def test_all_refusals_are_told_at_once():
+    settings = changed(["recipes", "sgd", "lr"], "fast")
+    settings["compute"]["threads"] = 0
+    with pytest.raises(ConfigError) as error:
+        load_config(settings)
+    assert "recipes.sgd.lr" in str(error.value)
+    assert "compute.threads" in str(error.value)
+
+
+def test_a_folder_is_counted_before_any_job(tmp_path):
+    for name, count in (("cat", 5), ("dog", 3)):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for index in range(count):
+            (tmp_path / "train" / name / f"{index}.png").touch()
+    settings = changed(["datasets", "pets"], {"source": "folder", "path": str(tmp_path)})
+    settings["grid"][0]["datasets"] = ["pets"]
+    settings["grid"][0]["n_per_class"] = [3]
+    load_config(settings)
+    settings["grid"][0]["n_per_class"] = [4]
+    with pytest.raises(ConfigError, match="the rarest class of pets has 3"):
+        load_config(settings)
+
+
+def test_the_grid_and_its_paths():
+    config = read_config([DEFAULT])
+    runs = config.runs()
+    assert len(runs) == len(set(runs)) == 12
+    for run in runs:
+        folder = run_folder("some/results", run)
+        assert Run.from_path(folder) == run
+        assert results_of(folder) == Path("some/results")
+
+
+def test_overlays_merge_mappings_and_replace_lists(tmp_path):
+    overlay = tmp_path / "more.yaml"
+    overlay.write_text("recipes: {sgd: {epochs: 60}}\ngrid: [{datasets: [digits], models: [lenet5],"
+                       " norms: [none], recipes: [sgd], n_per_class: [0], seeds: [7]}]\n")
+    config = read_config([DEFAULT, overlay])
+    assert config.recipes["sgd"].epochs == 60
+    assert config.recipes["sgd"].batch == 32
+    assert [run.seed for run in config.runs()] == [7]
+
+
+def test_a_job_is_told_only_what_it_depends_on():
+    before = read_config([DEFAULT])
+    settings = yaml.safe_load(DEFAULT.read_text())
+    settings["figures"]["kappa"] = 2.0
+    settings["spectrum"]["steps"] = 99
+    settings["recipes"]["other"] = settings["recipes"]["sgd"]
+    settings["grid"][0]["seeds"] = [0, 1, 2, 3]
+    settings["resources"] = {"train": {"mem_mb": 9000}}
+    after = load_config(settings)
+    words = ("digits", "lenet5", "sgd")
+    assert before.train_job(*words) == after.train_job(*words)
+    assert before.spectrum_job(*words) != after.spectrum_job(*words)
+    assert before.cube_job("training") != after.cube_job("training")
+    assert before.figure_job("density") != after.figure_job("density")
+
+
+def test_the_schema_for_editors_is_in_step():
+    text = (ROOT / "docs" / "config.schema.json").read_text()
+    assert json.loads(text) == Config.model_json_schema(), "run: python -m pipeline schema"

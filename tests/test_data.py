@@ -1,0 +1,162 @@
+import struct
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline.catalogue import SOURCES
+from pipeline.config import Dataset
+from pipeline.data.examples import balanced_subset, load_examples
+from pipeline.errors import AnatomyError, DataError
+
+DIGITS = Dataset(source="digits")
+
+
+def examples(dataset=DIGITS, split="train", root="nowhere", **options):
+    return load_examples(dataset, split, data_root=str(root), **options)
+
+
+def test_the_catalogue_tells_the_truth_about_digits():
+    raw = examples(Dataset(source="digits", mean=(0.0,), std=(1.0,)))
+    facts = SOURCES["digits"]
+    assert len(raw.class_names) == facts.classes
+    assert int(raw.labels.bincount().min()) == facts.smallest_class
+    assert float(raw.inputs.mean()) == pytest.approx(facts.mean[0], abs=1e-4)
+    assert float(raw.inputs.std()) == pytest.approx(facts.std[0], abs=1e-4)
+
+
+def test_digits_splits_share_no_example():
+    train, test = examples(), examples(split="test")
+    assert len(train) + len(test) == 1797
+    seen = {tuple(x.flatten().tolist()) for x in train.inputs}
+    assert not any(tuple(x.flatten().tolist()) in seen for x in test.inputs)
+    assert test.labels.bincount().tolist() == [25] * 10
+
+
+@given(
+    st.lists(st.integers(0, 4), min_size=30, max_size=200), st.integers(1, 4), st.integers(0, 2**40)
+)
+def test_a_balanced_subset_is_balanced_and_nested(labels, n, seed):
+    labels = np.array(labels)
+    counts = np.bincount(labels)
+    if (counts[counts > 0] < n + 1).any():
+        with pytest.raises(DataError, match="examples"):
+            balanced_subset(labels, counts.max() + 1, seed)
+        return
+    small, large = balanced_subset(labels, n, seed), balanced_subset(labels, n + 1, seed)
+    assert set(small) <= set(large)
+    assert set(np.bincount(labels[small])) <= {0, n}
+    assert (np.diff(small) > 0).all()
+
+
+def test_each_seed_draws_its_own_subset():
+    one, two = (examples(n_per_class=10, seed=seed) for seed in (0, 1))
+    assert len(one) == len(two) == 100
+    assert not torch.equal(one.inputs, two.inputs)
+    assert torch.equal(one.inputs, examples(n_per_class=10, seed=0).inputs)
+
+
+def test_random_labels_are_a_permutation_that_all_runs_share():
+    random = Dataset(source="digits", random_labels=True)
+    true, shuffled = examples(n_per_class=20), examples(random, n_per_class=20)
+    assert torch.equal(true.inputs, shuffled.inputs)
+    assert shuffled.labels.bincount().tolist() == [20] * 10
+    assert (true.labels == shuffled.labels).float().mean() < 0.25
+    assert torch.equal(shuffled.labels, examples(random, n_per_class=20).labels)
+
+
+def test_images_reach_the_size_a_network_needs():
+    plain = Dataset(source="digits", mean=(0.0,), std=(1.0,))
+    enlarged = examples(plain, image_size=32).inputs
+    assert enlarged.shape[1:] == (1, 32, 32)
+    padded = examples(plain.model_copy(update={"fit": "pad"}), image_size=32).inputs
+    assert torch.equal(padded[:, :, 12:20, 12:20], examples(plain).inputs)
+    assert padded.sum() == pytest.approx(float(examples(plain).inputs.sum()))
+    normal = examples(image_size=32).inputs
+    assert torch.allclose(normal, (enlarged - 0.3052) / 0.3762, atol=1e-6)
+
+
+def test_a_mean_for_the_wrong_channels_is_refused():
+    with pytest.raises(DataError, match="mean has 3 values for images of 1 channels"):
+        examples(Dataset(source="digits", mean=(0.1, 0.2, 0.3), std=(1.0,)))
+
+
+def write_mnist(root, count=12):
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    draw = np.random.default_rng(0)
+    for name, n in (("train", count), ("t10k", 5)):
+        images = draw.integers(0, 256, (n, 28, 28), dtype=np.uint8)
+        labels = (np.arange(n) % 10).astype(np.uint8)
+        header = struct.pack(">4B3I", 0, 0, 8, 3, n, 28, 28)
+        (raw / f"{name}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        (raw / f"{name}-labels-idx1-ubyte").write_bytes(
+            struct.pack(">4BI", 0, 0, 8, 1, n) + labels.tobytes()
+        )
+    return raw
+
+
+def test_mnist_in_torchvisions_own_format(tmp_path):
+    raw = write_mnist(tmp_path)
+    found = examples(Dataset(source="mnist"), root=tmp_path, image_size=32)
+    assert found.inputs.shape == (12, 1, 32, 32)
+    pixels = np.frombuffer((raw / "train-images-idx3-ubyte").read_bytes()[16:], np.uint8)
+    expected = (pixels.reshape(12, 28, 28) / 255 - 0.1307) / 0.3081
+    assert np.allclose(found.inputs[:, 0, 2:30, 2:30], expected, atol=1e-5)
+
+
+def test_a_missing_set_says_where_it_was_looked_for(tmp_path):
+    for source in ("mnist", "fashion_mnist", "cifar10", "cifar100", "imagenet"):
+        with pytest.raises(DataError, match="not found in") as error:
+            examples(Dataset(source=source), root=tmp_path)
+        assert str(tmp_path) in str(error.value)
+
+
+def test_a_truncated_file_is_named(tmp_path):
+    file = write_mnist(tmp_path) / "train-images-idx3-ubyte"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(DataError, match="corrupt file .*train-images-idx3-ubyte"):
+        examples(Dataset(source="mnist"), root=tmp_path)
+
+
+def write_folder(root):
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 4), ("test", 2)):
+        for name in ("cat", "dog"):
+            (root / split / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = draw.integers(0, 256, (10, 12, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{index}.png")
+
+
+def test_an_image_folder(tmp_path):
+    write_folder(tmp_path)
+    pets = Dataset(source="folder", path=str(tmp_path), image_size=8)
+    found = examples(pets, n_per_class=3)
+    assert found.inputs.shape == (6, 3, 8, 8)
+    assert found.class_names == ("cat", "dog")
+    assert len(examples(pets, "test")) == 4
+    image = tmp_path / "train" / "dog" / "1.png"
+    image.write_bytes(image.read_bytes()[:40])
+    with pytest.raises(DataError, match=r"corrupt image .*dog/1\.png"):
+        examples(pets)
+    with pytest.raises(DataError, match="no image folder at .*elsewhere"):
+        examples(Dataset(source="folder", path=str(tmp_path / "elsewhere")))
+
+
+def blobs(split, data_root, classes):
+    """Return a data set of the user's own: one bright pixel per class."""
+    labels = torch.arange(6) % classes
+    return torch.eye(9)[labels].reshape(6, 1, 3, 3), labels
+
+
+def test_the_users_own_data_set():
+    own = Dataset(source="test_data:blobs", options={"classes": 3}, mean=(0.0,), std=(1.0,))
+    found = examples(own, n_per_class=2)
+    assert found.inputs.sum() == 6
+    assert found.class_names == ("0", "1", "2")
+    with pytest.raises(AnatomyError, match="test_data:blops, which cannot be imported"):
+        examples(Dataset(source="test_data:blops"))

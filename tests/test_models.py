@@ -1,0 +1,80 @@
+import pytest
+import torch
+from torch import nn
+
+from pipeline.config import FNet, LeNet5, OwnModel
+from pipeline.errors import AnatomyError
+from pipeline.models.registry import build
+
+
+def made(model, norm="none", in_shape=(1, 32, 32), classes=10, init="default", seed=0):
+    return build(model, norm, in_shape, classes, init=init, seed=seed)
+
+
+FNET = FNet(family="fnet", width=200, depth=2)
+LENET = LeNet5(family="lenet5")
+
+
+@pytest.mark.parametrize(
+    ("model", "in_shape", "parameters"),
+    [
+        (FNET, (1, 28, 28), 784 * 200 + 200 + 200 * 200 + 200 + 200 * 10 + 10),
+        (LENET, (1, 32, 32), 61706),
+        (LENET, (3, 32, 32), 62006),
+        (LeNet5(family="lenet5", fc1=80), (3, 32, 32), 62006 - 40 * 401 - 40 * 84),
+    ],
+)
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_shapes_and_parameters(model, in_shape, parameters, norm):
+    network = made(model, norm, in_shape)
+    assert sum(p.numel() for p in network.parameters()) == parameters
+    assert network.eval()(torch.randn(2, *in_shape)).shape == (2, 10)
+
+
+def test_batch_norm_stands_behind_each_relu_without_affine_part():
+    layers = list(made(LENET, "batch").named_children())
+    relus = [index for index, (_, layer) in enumerate(layers) if isinstance(layer, nn.ReLU)]
+    assert len(relus) == 4
+    for index in relus:
+        following = layers[index + 1][1]
+        assert isinstance(following, nn.BatchNorm1d | nn.BatchNorm2d)
+        assert not following.affine
+
+
+def test_layers_have_the_papers_names():
+    names = [name for name, layer in made(LENET).named_modules() if hasattr(layer, "weight")]
+    assert names == ["conv1", "conv2", "fc1", "fc2", "fc3"]
+
+
+def test_a_network_is_a_function_of_its_seed_and_leaves_the_global_one_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    one, same, other = made(FNET, seed=1), made(FNET, seed=1), made(FNET, seed=2)
+    assert torch.equal(torch.rand(1), expected)
+    assert torch.equal(one.fc1.weight, same.fc1.weight)
+    assert not torch.equal(one.fc1.weight, other.fc1.weight)
+
+
+def test_xavier_has_zero_bias_and_glorots_variance():
+    network = made(FNET, init="xavier")
+    assert not network.fc1.bias.any()
+    assert float(network.fc1.weight.var()) == pytest.approx(2 / (1024 + 200), rel=0.02)
+
+
+def own(in_shape, classes, norm, width):
+    """Return a network of the user's own."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(in_shape[1] * in_shape[2], classes * width))
+
+
+def not_a_network(in_shape, classes, norm):
+    return "network"
+
+
+def test_the_users_own_network():
+    model = OwnModel(family="test_models:own", options={"width": 2})
+    assert made(model)(torch.randn(3, 1, 32, 32)).shape == (3, 20)
+    with pytest.raises(AnatomyError, match="returned a str"):
+        made(OwnModel(family="test_models:not_a_network"))
+    with pytest.raises(AnatomyError, match="cannot be imported"):
+        made(OwnModel(family="no_such_module:own"))

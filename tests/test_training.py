@@ -1,0 +1,169 @@
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from pipeline import open_run
+from pipeline.atomic import sha256
+from pipeline.config import Compute, Dataset, FNet, Recipe, TrainJob
+from pipeline.errors import AnatomyError, ArtifactError
+from pipeline.jobs.train import train_run
+from pipeline.runs import checkpoint_path
+from pipeline.training.schedule import learning_rate
+
+RECIPE = Recipe(lr=0.05, batch=16, epochs=30, checkpoints=(0, 3, 30))
+
+
+def job_of(recipe=RECIPE, **compute):
+    return TrainJob(
+        dataset=Dataset(source="digits").resolved(),
+        model=FNet(family="fnet", width=8, depth=1),
+        recipe=recipe,
+        data_root="nowhere",
+        download=False,
+        compute=Compute(device="cpu", **compute),
+        code="test",
+    )
+
+
+def folder_of(root, norm="batch", seed=0):
+    return root / "runs" / "digits" / "small" / norm / "sgd" / "n9" / f"seed{seed}"
+
+
+def products(folder):
+    """Return the checksum of everything that a training left behind."""
+    return {p.relative_to(folder): sha256(p) for p in folder.rglob("*") if p.is_file()}
+
+
+def rows(folder):
+    with (folder / "history.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_schedule_drops_at_a_third_and_two_thirds():
+    recipe = Recipe(lr=1.0, epochs=9, checkpoints=(9,))
+    rates = [learning_rate(recipe, epoch) for epoch in range(1, 10)]
+    assert rates == pytest.approx([1] * 3 + [0.1] * 3 + [0.01] * 3)
+
+
+def test_a_run_leaves_checkpoints_history_and_record(tmp_path):
+    folder = folder_of(tmp_path)
+    train_run(folder, job_of(), save_every=1e9)
+    history = rows(folder)
+    assert [int(row["epoch"]) for row in history] == list(range(31))
+    assert float(history[-1]["train_loss"]) < 0.5 * float(history[0]["train_loss"])
+    assert math.isnan(float(history[0]["lr"]))
+    record = json.loads((folder / "run.json").read_text())
+    assert record["provenance"]["settings"]["recipe"]["lr"] == 0.05
+    assert record["provenance"]["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert not list(folder.glob(".*"))
+    run = open_run(folder)
+    assert run.epoch == 30
+    assert len(run.train) == 90
+    assert not run.model.training
+    with torch.no_grad():
+        loss = torch.nn.functional.cross_entropy(run.model(run.train.inputs), run.train.labels)
+    assert float(loss) == pytest.approx(float(history[-1]["train_loss"]), rel=1e-6)
+
+
+def test_equal_jobs_give_equal_bytes_and_seeds_differ(tmp_path):
+    for name, seed in (("one", 0), ("two", 0), ("three", 1)):
+        train_run(folder_of(tmp_path / name, seed=seed), job_of(), save_every=1e9)
+    one, two, three = (
+        products(folder_of(tmp_path / name, seed=seed))
+        for name, seed in (("one", 0), ("two", 0), ("three", 1))
+    )
+    assert one == two
+    assert one != three
+
+
+KILLED_AT = (0.3, 0.6, 0.9)
+
+
+def test_a_killed_training_ends_as_if_never_stopped(tmp_path):
+    job = job_of(Recipe(lr=0.05, batch=4, epochs=60, checkpoints=(0, 20, 60)))
+    whole, broken = folder_of(tmp_path / "whole"), folder_of(tmp_path / "broken")
+    train_run(whole, job, save_every=1e9)
+    command = [sys.executable, "-W", "ignore", "-m", "pipeline", "train", str(broken)]
+    command += ["--job", job.model_dump_json(), "--save-every", "0"]
+    epochs_seen = []
+    for part in KILLED_AT:
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        wait_until(lambda part=part: saved_epoch(broken) >= part * 60, process)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not (broken / "run.json").exists()
+        epochs_seen.append(saved_epoch(broken))
+    assert sorted(set(epochs_seen)) == epochs_seen
+    finished = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=True)
+    assert f"going on after epoch {epochs_seen[-1]}" in finished.stderr
+    assert products(broken) == products(whole)
+
+
+def saved_epoch(folder):
+    for state in folder.glob(".TrainJob-*/state.safetensors"):
+        from pipeline.training.checkpoint import load_state
+
+        return load_state(state).epoch
+    return -1
+
+
+def wait_until(reached, process):
+    deadline = time.monotonic() + 90
+    while not reached():
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_diverged_run_is_a_result(tmp_path, capsys):
+    folder = folder_of(tmp_path, norm="none")
+    train_run(folder, job_of(Recipe(lr=1e8, batch=16, epochs=20, checkpoints=(0, 5, 20))),
+              save_every=0)  # fmt: skip
+    assert "diverged in epoch" in capsys.readouterr().err
+    last = rows(folder)[-1]
+    assert last["diverged"] == "1"
+    assert int(last["epoch"]) < 5
+    assert not open_run(folder, 0).diverged
+    assert open_run(folder, 0).model is not None
+    with pytest.raises(ArtifactError, match="diverged in epoch"):
+        _ = open_run(folder, 5).model
+
+
+def test_what_cannot_be_opened_is_named(tmp_path):
+    folder = folder_of(tmp_path)
+    with pytest.raises(ArtifactError, match="holds no run.json"):
+        open_run(folder)
+    train_run(folder, job_of(Recipe(lr=0.05, epochs=1, checkpoints=(0, 1))), save_every=1e9)
+    with pytest.raises(ArtifactError, match=r"no checkpoint of epoch 7, only \[0, 1\]"):
+        open_run(folder, 7)
+    last = checkpoint_path(folder, 1)
+    last.write_bytes(last.read_bytes()[:-7])
+    with pytest.raises(ArtifactError, match="epoch1.safetensors is not a whole"):
+        _ = open_run(folder).model
+    last.write_bytes(checkpoint_path(folder, 0).read_bytes())
+    with pytest.raises(ArtifactError, match="SHA-256 differs"):
+        _ = open_run(folder).model
+    last.unlink()
+    with pytest.raises(ArtifactError, match="epoch1.safetensors is missing"):
+        _ = open_run(folder).model
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+def test_a_device_that_is_not_there_is_refused_in_the_job(tmp_path):
+    job = job_of().model_copy(update={"compute": Compute(device="cuda:1")})
+    with pytest.raises(AnatomyError, match="compute.device is cuda:1, but this machine has none"):
+        train_run(folder_of(tmp_path), job, save_every=1e9)
+
+
+def test_a_last_batch_of_one_does_not_stop_batch_norm(tmp_path):
+    recipe = Recipe(lr=0.05, batch=89, epochs=1, checkpoints=(1,))
+    train_run(folder_of(tmp_path), job_of(recipe), save_every=1e9)
+    assert len(rows(folder_of(tmp_path))) == 2
