@@ -6,8 +6,9 @@ from snakemake.utils import min_version
 
 min_version("9.0")
 
-# The workflow's own package, wherever snakemake is started from.
-sys.path.insert(0, str(workflow.basedir))
+# The workflow's own package, and the user's modules in the folder that snakemake runs in.
+ROOT = str(workflow.basedir)
+sys.path[:0] = [ROOT, "."]
 
 from pipeline.catalogue import CUBES, FIGURES
 from pipeline.configfile import load_config
@@ -15,7 +16,7 @@ from pipeline.errors import ConfigError
 from pipeline.runs import NAME, PATTERN, checkpoint_path, part_path, run_folder
 
 
-configfile: "config.yaml"
+configfile: f"{ROOT}/config.yaml"
 
 
 try:
@@ -23,8 +24,10 @@ try:
 except ConfigError as error:
     raise WorkflowError(str(error))
 
-# Jobs run with the Python that runs snakemake, activated or not.
-shell.prefix(f"export PATH={Path(sys.executable).parent}:$PATH; ")
+# Jobs run with the Python that runs snakemake, activated or not, and with this package.
+shell.prefix(
+    f"export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={ROOT}:${{PYTHONPATH:-}}; "
+)
 
 RESULTS = CONFIG.results
 RUN = f"{RESULTS}/runs/{PATTERN}"

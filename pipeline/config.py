@@ -149,7 +149,7 @@ class Spectrum(Settings):
     matrices: Annotated[tuple[Matrix, ...], Field(min_length=1)] = ("Hess", "G", "H")
     splits: Annotated[tuple[Split, ...], Field(min_length=1)] = SPLITS
     top: dict[Matrix, PositiveInt] = Field(
-        {"Hess": 18, "G": 18, "H": 5},
+        {"Hess": 20, "G": 20, "H": 5},
         description="eigenpairs found of each matrix, algebraically largest first; some more than "
         "classes, so that outliers can be told from the bulk",
     )

@@ -19,16 +19,16 @@ rule cube:
     output:
         cube=directory(f"{RESULTS}/cubes/{{cube}}.zarr"),
         manifest=f"{RESULTS}/cubes/{{cube}}.manifest.json",
-    params:
-        job=lambda wildcards: CONFIG.cube_job(wildcards.cube).model_dump_json(),
-    resources:
-        mem_mb=CONFIG.resources.cube.mem_mb,
-        runtime=CONFIG.resources.cube.runtime,
-        gpu=CONFIG.resources.cube.gpu,
     log:
         f"{RESULTS}/logs/cubes/{{cube}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/cubes/{{cube}}.tsv"
+    resources:
+        mem_mb=CONFIG.resources.cube.mem_mb,
+        runtime=CONFIG.resources.cube.runtime,
+        gpu=CONFIG.resources.cube.gpu,
+    params:
+        job=lambda wildcards: CONFIG.cube_job(wildcards.cube).model_dump_json(),
     message:
         "Gather the {wildcards.cube} cube"
     shell:

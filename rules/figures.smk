@@ -13,16 +13,16 @@ rule figure:
     output:
         svg=f"{RESULTS}/figures/{{figure}}.svg",
         png=f"{RESULTS}/figures/{{figure}}.png",
-    params:
-        job=figure_job,
-    resources:
-        mem_mb=CONFIG.resources.figure.mem_mb,
-        runtime=CONFIG.resources.figure.runtime,
-        gpu=CONFIG.resources.figure.gpu,
     log:
         f"{RESULTS}/logs/figures/{{figure}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/figures/{{figure}}.tsv"
+    resources:
+        mem_mb=CONFIG.resources.figure.mem_mb,
+        runtime=CONFIG.resources.figure.runtime,
+        gpu=CONFIG.resources.figure.gpu,
+    params:
+        job=figure_job,
     message:
         "Draw figure {wildcards.figure}"
     shell:

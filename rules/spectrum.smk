@@ -18,9 +18,10 @@ for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists().items(
                 for epoch in checkpoints
                 for split in CONFIG.spectrum.splits
             ],
-        params:
-            folder=lambda wildcards, input: str(Path(input.run).parent),
-            job=spectrum_job,
+        log:
+            f"{RESULTS}/logs/spectrum/{PATTERN}.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/spectrum/{PATTERN}.tsv"
         wildcard_constraints:
             recipe="|".join(recipes),
         threads: CONFIG.compute.threads
@@ -28,10 +29,9 @@ for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists().items(
             mem_mb=CONFIG.resources.spectrum.mem_mb,
             runtime=CONFIG.resources.spectrum.runtime,
             gpu=CONFIG.resources.spectrum.gpu,
-        log:
-            f"{RESULTS}/logs/spectrum/{PATTERN}.log",
-        benchmark:
-            f"{RESULTS}/benchmarks/spectrum/{PATTERN}.tsv"
+        params:
+            folder=lambda wildcards, input: str(Path(input.run).parent),
+            job=spectrum_job,
         message:
             "Spectra of {wildcards.dataset} {wildcards.model} norm={wildcards.norm} "
             "{wildcards.recipe} n={wildcards.n_per_class} seed={wildcards.seed}"

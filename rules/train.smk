@@ -1,7 +1,5 @@
 def train_job(wildcards):
-    return CONFIG.train_job(
-        wildcards.dataset, wildcards.model, wildcards.recipe
-    ).model_dump_json()
+    return CONFIG.train_job(wildcards.dataset, wildcards.model, wildcards.recipe).model_dump_json()
 
 
 # One rule for each list of checkpoints: a rule's outputs cannot depend on a wildcard's value.
@@ -14,9 +12,10 @@ for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists().items(
             run=f"{RUN}/run.json",
             history=f"{RUN}/history.csv",
             checkpoints=[str(checkpoint_path(RUN, epoch)) for epoch in checkpoints],
-        params:
-            folder=lambda wildcards, output: str(Path(output.run).parent),
-            job=train_job,
+        log:
+            f"{RESULTS}/logs/train/{PATTERN}.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/train/{PATTERN}.tsv"
         wildcard_constraints:
             recipe="|".join(recipes),
         threads: CONFIG.compute.threads
@@ -24,10 +23,9 @@ for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists().items(
             mem_mb=CONFIG.resources.train.mem_mb,
             runtime=CONFIG.resources.train.runtime,
             gpu=CONFIG.resources.train.gpu,
-        log:
-            f"{RESULTS}/logs/train/{PATTERN}.log",
-        benchmark:
-            f"{RESULTS}/benchmarks/train/{PATTERN}.tsv"
+        params:
+            folder=lambda wildcards, output: str(Path(output.run).parent),
+            job=train_job,
         message:
             "Train {wildcards.dataset} {wildcards.model} norm={wildcards.norm} "
             "{wildcards.recipe} n={wildcards.n_per_class} seed={wildcards.seed}"

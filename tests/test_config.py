@@ -122,8 +122,10 @@ def test_the_grid_and_its_paths():
 
 def test_overlays_merge_mappings_and_replace_lists(tmp_path):
     overlay = tmp_path / "more.yaml"
-    overlay.write_text("recipes: {sgd: {epochs: 60}}\ngrid: [{datasets: [digits], models: [lenet5],"
-                       " norms: [none], recipes: [sgd], n_per_class: [0], seeds: [7]}]\n")
+    overlay.write_text(
+        "recipes: {sgd: {epochs: 60}}\ngrid: [{datasets: [digits], models: [lenet5],"
+        " norms: [none], recipes: [sgd], n_per_class: [0], seeds: [7]}]\n"
+    )
     config = read_config([DEFAULT, overlay])
     assert config.recipes["sgd"].epochs == 60
     assert config.recipes["sgd"].batch == 32

@@ -36,7 +36,7 @@ def test_operators_are_symmetric_and_add_up(problem):
     assert torch.linalg.eigvalsh(parts[1]).min() > -1e-13
 
 
-def test_H_of_a_piecewise_linear_network_has_zero_diagonal(problem):
+def test_residual_of_a_piecewise_linear_network_has_zero_diagonal(problem):
     model, inputs, labels = problem
     H = dense(residual(model, (inputs, labels)))
     assert H.norm() > 1e-3

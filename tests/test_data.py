@@ -118,7 +118,7 @@ def test_a_missing_set_says_where_it_was_looked_for(tmp_path):
 def test_a_truncated_file_is_named(tmp_path):
     file = write_mnist(tmp_path) / "train-images-idx3-ubyte"
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(DataError, match="corrupt file .*train-images-idx3-ubyte"):
+    with pytest.raises(DataError, match=r"corrupt file .*train-images-idx3-ubyte"):
         examples(Dataset(source="mnist"), root=tmp_path)
 
 
@@ -143,7 +143,7 @@ def test_an_image_folder(tmp_path):
     image.write_bytes(image.read_bytes()[:40])
     with pytest.raises(DataError, match=r"corrupt image .*dog/1\.png"):
         examples(pets)
-    with pytest.raises(DataError, match="no image folder at .*elsewhere"):
+    with pytest.raises(DataError, match=r"no image folder at .*elsewhere"):
         examples(Dataset(source="folder", path=str(tmp_path / "elsewhere")))
 
 

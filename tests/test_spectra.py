@@ -56,7 +56,9 @@ def test_lanczos_relation_and_orthogonality(name):
 def test_no_eigenvalue_is_reported_twice():
     # Without reorthogonalisation the largest reappears several times in as many steps.
     values = np.r_[np.linspace(0, 1, 200), 1000]
-    nodes = lanczos_quadrature(with_spectrum(values, dtype=torch.float32), steps=80, seeds=[0]).nodes
+    nodes = lanczos_quadrature(
+        with_spectrum(values, dtype=torch.float32), steps=80, seeds=[0]
+    ).nodes
     assert (nodes > 500).sum() == 1
 
 

@@ -139,27 +139,27 @@ def test_a_diverged_run_is_a_result(tmp_path, capsys):
 
 def test_what_cannot_be_opened_is_named(tmp_path):
     folder = folder_of(tmp_path)
-    with pytest.raises(ArtifactError, match="holds no run.json"):
+    with pytest.raises(ArtifactError, match=r"holds no run.json"):
         open_run(folder)
     train_run(folder, job_of(Recipe(lr=0.05, epochs=1, checkpoints=(0, 1))), save_every=1e9)
     with pytest.raises(ArtifactError, match=r"no checkpoint of epoch 7, only \[0, 1\]"):
         open_run(folder, 7)
     last = checkpoint_path(folder, 1)
     last.write_bytes(last.read_bytes()[:-7])
-    with pytest.raises(ArtifactError, match="epoch1.safetensors is not a whole"):
+    with pytest.raises(ArtifactError, match=r"epoch1.safetensors is not a whole"):
         _ = open_run(folder).model
     last.write_bytes(checkpoint_path(folder, 0).read_bytes())
     with pytest.raises(ArtifactError, match="SHA-256 differs"):
         _ = open_run(folder).model
     last.unlink()
-    with pytest.raises(ArtifactError, match="epoch1.safetensors is missing"):
+    with pytest.raises(ArtifactError, match=r"epoch1.safetensors is missing"):
         _ = open_run(folder).model
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
 def test_a_device_that_is_not_there_is_refused_in_the_job(tmp_path):
     job = job_of().model_copy(update={"compute": Compute(device="cuda:1")})
-    with pytest.raises(AnatomyError, match="compute.device is cuda:1, but this machine has none"):
+    with pytest.raises(AnatomyError, match=r"compute.device is cuda:1, but this machine has none"):
         train_run(folder_of(tmp_path), job, save_every=1e9)
 
 

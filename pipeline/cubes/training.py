@@ -20,9 +20,7 @@ def training_cube(job: CubeJob) -> tuple[xr.Dataset, list[Path]]:
     parts = [Placed(run, {}, _history(file)) for run, file in zip(runs, files, strict=True)]
     cube = assemble("training", runs, parts)
     # A diverged run has no rows beyond its last; it stays diverged.
-    cube["diverged"] = cube.diverged.ffill("epoch").where(
-        cube.diverged.ffill("epoch") == 1, cube.diverged
-    )
+    cube["diverged"] = cube.diverged.where((cube.diverged == 1).cumsum("epoch") == 0, 1.0)
     return cube, files
 
 

@@ -37,7 +37,7 @@ class FlatNetwork:
         self._names = list(parameters)
         self._shapes = [parameter.shape for parameter in parameters.values()]
         self._sizes = [parameter.numel() for parameter in parameters.values()]
-        self.theta = torch.cat([parameter.detach().flatten() for parameter in parameters.values()])
+        self.theta = torch.cat([parameter.flatten() for parameter in parameters.values()])
 
     def logits(self, theta: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         """Return the logits (N, C) at parameters ``theta`` (p,)."""
@@ -106,8 +106,8 @@ def linearised(
 ) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
     """Return function(theta) and its tangent map v -> d function(theta) v, evaluated once."""
     with warnings.catch_warnings():
-        # PyTorch warns of its own insides: of its bookkeeping while it folds what does not depend on
-        # v, and of a deprecated call that it makes itself when forward mode is first used.
+        # PyTorch warns of its own insides: of its bookkeeping while it folds what does not depend
+        # on v, and of a deprecated call that it makes itself when forward mode is first used.
         warnings.filterwarnings("ignore", message="Attempted to insert a get_attr Node")
         warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
         value, tangent = linearize(function, theta)

@@ -34,6 +34,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
             matrix = cube.sel(net).sel(epoch=epoch, split=split)
             found = curve(matrix, settings)
             plot_density(panel, found, style.MATRIX_COLOURS["Hess"])
+            limit_heights(panel, [found])
             style.note(panel, f"{len(found.outliers)} outliers, C = {int(matrix.classes)}")
         axes[row, 0].set_ylabel("density (1/nat)")
     for panel in axes[-1]:
@@ -42,16 +43,15 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
 
 
 def plot_density(panel: Axes, found: Curve, colour: tuple[float, ...]) -> None:
-    """Plot a density on a logarithmic axis that ends just below a single eigenvalue's height."""
+    """Plot a density on a logarithmic axis, outliers marked above their atoms."""
     panel.plot(found.x, found.y, color=colour)
-    panel.plot(
-        found.outliers,
-        1.6 * found.outlier_heights,
-        "v",
-        color=style.INK,
-        ms=3,
-        mew=0,
-        label="outlier",
-    )
+    panel.plot(found.outliers, 1.7 * found.outlier_heights, "v", color=style.INK, ms=3, mew=0)
     panel.set_yscale("log")
-    panel.set_ylim(found.atom / 20, found.y.max() * 10)
+
+
+def limit_heights(panel: Axes, curves: list[Curve]) -> None:
+    """End a logarithmic density axis just below the lowest atom, with room for a note above."""
+    if curves:
+        low, high = min(c.atom for c in curves) / 5, max(c.y.max() for c in curves)
+        panel.set_ylim(low, high * (high / low) ** 0.25)
+        panel.minorticks_off()

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from pipeline.config import Figures
 from pipeline.figures import style
-from pipeline.figures.density import plot_density
+from pipeline.figures.density import limit_heights, plot_density
 from pipeline.figures.spectral import checkpoint, curve, networks, reference
 
 
@@ -34,6 +34,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
             matrix = cube.sel(net).sel(epoch=epoch, split=split)
             found = curve(matrix, settings)
             plot_density(panel, found, style.MATRIX_COLOURS["Hess"])
+            limit_heights(panel, [found])
             style.note(panel, f"{len(found.outliers)} outliers\nC = {int(matrix.classes)}")
         axes[-1, column].set_xlabel("eigenvalue (nat)")
     for row, split in enumerate(splits):

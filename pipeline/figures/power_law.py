@@ -9,23 +9,23 @@ from pipeline.config import Figures
 from pipeline.figures import style
 from pipeline.figures.spectral import checkpoint, networks, reference
 from pipeline.spectra.powerlaw import PowerLaw, fit_power_law
-from pipeline.spectra.smoothing import kernel_width, log_density, per_unit
+from pipeline.spectra.smoothing import log_density, per_unit
 
-# The law is fitted over this many decades below the largest |eigenvalue| of the quadrature.
-DECADES = 1.5
+# Standard deviation, in decades, of the kernel that smooths the pooled nodes; chosen by eye.
+LOG_WIDTH = 0.08
 
 
 def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
     """Draw a row per data set and model, a column per split, a colour per norm."""
-    cube = reference(cubes["spectrum"]).sel(matrix="H")
+    cube = reference(cubes["spectrum"], all_seeds=True).sel(matrix="H")
     shown = networks(cube)
     rows = list(dict.fromkeys((net["dataset"], net["model"]) for net in shown))
     splits = list(cube.split.values)
     figure, axes = style.panels(
         len(rows),
         len(splits),
-        title="Spectrum of |H|, last checkpoint, and a power law fitted to its tail: "
-        f"seed {int(cube.seed)}, {style.examples(int(cube.n_per_class))}",
+        title="Tail of the spectrum of |H| at the last checkpoint; dashed: fitted power law\n"
+        f"{cube.sizes['seed']} seeds pooled, {style.examples(int(cube.n_per_class))}",
         row_height=2.0,
     )
     for row, (dataset, model) in enumerate(rows):
@@ -54,7 +54,7 @@ def _lines(panel: Axes, matrix: xr.Dataset, settings: Figures, norm: str) -> Non
     ends = np.array([law.low, law.high])
     panel.plot(
         ends,
-        3 * law.coefficient * ends**law.exponent,  # above the density, to be seen beside it
+        2 * law.coefficient * ends**law.exponent,  # above the density, to be seen beside it
         "--",
         color=colour,
         label=f"{style.NORM_NAMES[norm]}: exponent {law.exponent:.2f}, $R^2$ {law.r_squared:.3f}",
@@ -62,16 +62,21 @@ def _lines(panel: Axes, matrix: xr.Dataset, settings: Figures, norm: str) -> Non
 
 
 def tail(matrix: xr.Dataset, settings: Figures) -> tuple[np.ndarray, np.ndarray, PowerLaw]:
-    """Return |eigenvalue|, the density of it, and the power law fitted to its upper tail."""
-    p = float(matrix.dimension)
+    """Return |eigenvalue|, the density of it, and the power law fitted to its upper tail.
+
+    Nodes of all seeds and probes are pooled.  The tail reaches down to the mean distance of a
+    quadrature's nodes, below which it resolves nothing.
+    """
+    p = float(matrix.dimension.max())
     atoms = matrix.eigenvalue.values[matrix.converged.values == 1]
-    nodes, weights = matrix.ritz_value.values, matrix.ritz_weight.values
-    largest = np.nanmax(np.abs(nodes))
-    low = largest / 10**DECADES
-    grid = np.linspace(np.log10(low) - 1, np.log10(largest), settings.points)
-    inside = (np.abs(nodes) >= low / 10).sum(-1).max()
-    width = kernel_width(grid[0], grid[-1], int(inside), kappa=settings.kappa)
-    heights = log_density(nodes, weights, grid, width=width).mean(0) * (p - len(atoms)) / p
+    nodes, weights = matrix.ritz_value.values.ravel(), matrix.ritz_weight.values.ravel()
+    spectra = np.nansum(weights)
+    left = 1 - len(atoms) / spectra / p
+    values = np.r_[nodes, atoms][None]
+    shares = np.r_[weights * left, np.full(len(atoms), 1 / p)][None] / spectra
+    largest = np.nanmax(np.abs(values))
+    low = 2 * largest / matrix.sizes["node"]
+    grid = np.linspace(np.log10(low), np.log10(largest), settings.points)
+    heights = per_unit(log_density(values, shares, grid, width=LOG_WIDTH)[0], grid)
     magnitudes = 10**grid
-    heights = per_unit(heights, grid)
     return magnitudes, heights, fit_power_law(magnitudes, heights, low=low, high=largest)

@@ -25,11 +25,12 @@ class Curve:
     atom: float
 
 
-def reference(cube: xr.Dataset) -> xr.Dataset:
-    """Return the slice a figure shows: first recipe, most examples per class, first seed."""
+def reference(cube: xr.Dataset, *, all_seeds: bool = False) -> xr.Dataset:
+    """Return the slice a figure shows: first recipe, most examples per class, first seed or all."""
     sizes = cube.n_per_class.values
     most = 0 if 0 in sizes else sizes.max()
-    return cube.isel(recipe=0, seed=0).sel(n_per_class=most)
+    cube = cube.isel(recipe=0).sel(n_per_class=most)
+    return cube if all_seeds else cube.isel(seed=0)
 
 
 def networks(cube: xr.Dataset, variable: str = "dimension") -> list[dict[str, str]]:
@@ -74,13 +75,12 @@ def curve(matrix: xr.Dataset, settings: Figures) -> Curve:
         return bulk + density(atoms[None], np.full((1, len(atoms)), 1 / p), at, width=width)[0]
 
     outliers = atoms[: int(matrix.outlier_count)]
-    return Curve(
-        x, height(x), outliers, height(outliers), atom=1 / (p * width * np.sqrt(2 * np.pi))
-    )
+    atom = 1 / (p * width * np.sqrt(2 * np.pi))
+    return Curve(x, height(x), outliers, height(outliers), atom)
 
 
 def count_above(matrix: xr.Dataset, edge: float) -> float:
-    """Return how many eigenvalues of a matrix lie above ``edge``: deflated ones, plus quadrature."""
+    """Return how many eigenvalues lie above ``edge``: the deflated ones, plus quadrature."""
     atoms = matrix.eigenvalue.values[matrix.converged.values == 1]
     above = (matrix.ritz_weight * (matrix.ritz_value > edge)).sum("node").mean("probe")
     return float((atoms > edge).sum() + float(above) * (float(matrix.dimension) - len(atoms)))

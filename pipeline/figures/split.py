@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from pipeline.config import Figures
 from pipeline.figures import style
-from pipeline.figures.density import plot_density
+from pipeline.figures.density import limit_heights, plot_density
 from pipeline.figures.spectral import checkpoint, count_above, curve, networks, reference
 
 
@@ -19,14 +19,15 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures, *, last: bool = True) 
         len(shown),
         len(matrices),
         title=f"Hess = G + H at {'the last checkpoint' if last else 'initialisation'}, "
-        f"{style.SPLIT_NAMES[str(cube.split.values)]}: seed {int(cube.seed)}, "
-        f"{style.examples(int(cube.n_per_class))}; dashed: edge of G's bulk",
+        f"{style.SPLIT_NAMES[str(cube.split.values)]}; dashed: edge of G's bulk\n"
+        f"seed {int(cube.seed)}, {style.examples(int(cube.n_per_class))}",
         sharex="row",
         sharey="row",
     )
     for row, net in enumerate(shown):
         epoch = checkpoint(cube.sel(net), last=last)
         axes[row, 0].set_ylabel("density (1/nat)")
+        curves = []
         for column, matrix in enumerate(matrices):
             panel = axes[row, column]
             name = f"{net['dataset']}, {net['model']}, {style.NORM_NAMES[net['norm']]}"
@@ -36,6 +37,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures, *, last: bool = True) 
                 continue
             network = cube.sel(net).sel(epoch=epoch)
             found = curve(network.sel(matrix=matrix), settings)
+            curves.append(found)
             plot_density(panel, found, style.MATRIX_COLOURS[matrix])
             text = f"{len(found.outliers)} outliers"
             if "G" in matrices:
@@ -44,6 +46,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures, *, last: bool = True) 
                 beyond = count_above(network.sel(matrix=matrix), edge)
                 text += f"\n{_about(beyond)} beyond G's bulk"
             style.note(panel, text)
+        limit_heights(axes[row, 0], curves)
     for panel in axes[-1]:
         panel.set_xlabel("eigenvalue (nat)")
     return figure

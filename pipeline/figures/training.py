@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from pipeline.config import Figures
 from pipeline.figures import style
-from pipeline.figures.spectral import networks
+from pipeline.figures.spectral import networks, reference
 
 ROWS = (("loss", "cross-entropy (nat)"), ("accuracy", "accuracy"))
 DASHES = {"train": "-", "test": "--"}
@@ -14,10 +14,8 @@ DASHES = {"train": "-", "test": "--"}
 
 def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
     """Draw a column per data set and network, a line per norm and split."""
-    cube = cubes["training"].isel(recipe=0)
-    sizes = cube.n_per_class.values
-    size = 0 if 0 in sizes else sizes.max()
-    cube = cube.sel(n_per_class=size)
+    cube = reference(cubes["training"], all_seeds=True)
+    size = int(cube.n_per_class)
     shown = networks(cube, "diverged")
     columns = list(dict.fromkeys((net["dataset"], net["model"]) for net in shown))
     figure, axes = style.panels(

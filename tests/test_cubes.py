@@ -1,0 +1,179 @@
+import json
+import warnings
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from pipeline.atomic import replacing, sha256
+from pipeline.config import CubeJob, Grid
+from pipeline.cubes.assemble import Placed, assemble
+from pipeline.cubes.schema import RUN_DIMS, SCHEMA
+from pipeline.cubes.store import attributes, read_part, write_cube, write_part
+from pipeline.cubes.training import training_cube
+from pipeline.errors import ArtifactError
+from pipeline.runs import Run, run_folder
+
+RUNS = [
+    Run("digits", "lenet5", "none", "sgd", 10, 0),
+    Run("digits", "lenet5", "none", "sgd", 10, 1),
+    Run("mnist", "fnet", "batch", "sgd", 0, 0),
+]
+
+
+def spectrum_part(value, nodes=4):
+    matrices = np.array(["Hess", "G"], dtype=object)
+    lanczos = ("matrix", "probe", "node")
+    scalars = {
+        key: ("matrix", np.full(2, value))
+        for key in ("deflated_count", "trace", "trace_stderr", "outlier_count", "bulk_edge")
+    }
+    return xr.Dataset(
+        {
+            "ritz_value": (lanczos, np.full((2, 1, nodes), value)),
+            "ritz_weight": (lanczos, np.full((2, 1, nodes), 1 / nodes)),
+            **{
+                key: (("matrix", "order"), np.array([[3, 2, 1], [2, 1, np.nan]]) + value)
+                for key in ("eigenvalue", "residual", "converged")
+            },
+            **scalars,
+            "dimension": 7.0,
+            "classes": 10.0,
+        },
+        coords={"matrix": matrices, "order": np.arange(3)},
+        attrs=attributes({"code": "x"}),
+    )
+
+
+def placed(epochs=(0, 5)):
+    parts = [
+        Placed(run, {"epoch": epoch, "split": split}, spectrum_part(epoch + i, nodes=4 + i))
+        for i, run in enumerate(RUNS)
+        for epoch in epochs
+        for split in ("train", "test")
+    ]
+    # The last run diverged: its part of epoch 5 on test is empty.
+    parts[-1] = Placed(parts[-1].run, parts[-1].place, xr.Dataset())
+    return parts
+
+
+def test_a_part_round_trips_and_is_a_function_of_its_contents(tmp_path):
+    part = spectrum_part(0.5)
+    one, two = tmp_path / "one.zarr.zip", tmp_path / "two" / "two.zarr.zip"
+    write_part(part, one)
+    write_part(part, two)
+    assert sha256(one) == sha256(two)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        xr.testing.assert_identical(read_part(one), part)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
+def test_a_damaged_part_is_refused_by_name(tmp_path, damage):
+    file = tmp_path / "part.zarr.zip"
+    write_part(spectrum_part(0.5), file)
+    data = bytearray(file.read_bytes())
+    if damage == "truncated":
+        file.write_bytes(data[: len(data) // 2])
+    elif damage == "flipped":
+        data[len(data) // 4] ^= 0xFF
+        file.write_bytes(data)
+    else:
+        file.unlink()
+    with pytest.raises(ArtifactError, match=r"part\.zarr\.zip is (corrupt|missing).*snakemake"):
+        read_part(file)
+
+
+def test_a_cube_is_dense_labelled_and_quiet(tmp_path):
+    cube = assemble("spectrum", RUNS, placed())
+    path, manifest = tmp_path / "cubes" / "spectrum.zarr", tmp_path / "cubes" / "m.json"
+    part = tmp_path / "curvature" / "part.zarr.zip"
+    write_part(spectrum_part(1.0), part)
+    write_cube(cube, path, manifest=manifest, parts=[part])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        opened = xr.open_zarr(path)
+        one = opened.sel(
+            dataset="digits", model="lenet5", norm="none", recipe="sgd", n_per_class=10, seed=1,
+            epoch=5, split="test", matrix="G",
+        ).load()  # fmt: skip
+    xr.testing.assert_identical(opened.load(), cube)
+    assert one.ritz_value.values[0, :5].tolist() == [6] * 5
+    assert np.isnan(one.ritz_value.values[0, 5])
+    assert one.eigenvalue.values[:2].tolist() == [8, 7]
+    absent = opened.sel(dataset="mnist", model="lenet5")
+    assert all(absent[key].isnull().all() for key in absent)
+    diverged = opened.sel(dataset="mnist", model="fnet", norm="batch", n_per_class=0, seed=0)
+    assert diverged.trace.sel(epoch=5, split="test").isnull().all()
+    assert diverged.trace.sel(epoch=5, split="train").notnull().all()
+    assert json.loads(manifest.read_text())["parts"] == {"curvature/part.zarr.zip": sha256(part)}
+
+
+def test_absent_combinations_take_no_space(tmp_path):
+    cube = assemble("spectrum", RUNS, placed())
+    write_cube(cube, tmp_path / "c.zarr", manifest=tmp_path / "x" / "m.json", parts=[])
+    chunks = [p for p in (tmp_path / "c.zarr" / "trace" / "c").rglob("*") if p.is_file()]
+    # Two data sets, models and norms are 8 combinations; two of them are there.
+    assert len(chunks) == 2
+
+
+@pytest.mark.parametrize("name", SCHEMA)
+def test_every_variable_says_what_it_is(name):
+    for key, variable in SCHEMA[name].items():
+        assert variable.long_name, key
+        assert variable.units, key
+        assert variable.source, key
+    if name == "spectrum":
+        cube = assemble(name, RUNS, placed())
+        assert cube.trace.dims[:6] == RUN_DIMS
+        assert all(set(cube[key].attrs) == {"long_name", "units", "source"} for key in cube)
+
+
+def history(root, run, lines):
+    folder = run_folder(root, run)
+    folder.mkdir(parents=True)
+    header = "epoch,train_loss,train_accuracy,test_loss,test_accuracy,lr,weight_norm,diverged\n"
+    (folder / "history.csv").write_text(header + "".join(lines))
+
+
+def cube_job(root):
+    grid = Grid(
+        datasets=("digits",), models=("lenet5",), norms=("none",), recipes=("sgd",),
+        n_per_class=(10,), seeds=(0, 1),
+    )  # fmt: skip
+    return CubeJob(
+        results=str(root), grid=(grid,), checkpoints={"sgd": (0,)}, splits=("train",), code="x"
+    )
+
+
+def test_the_training_cube_remembers_divergence(tmp_path):
+    history(tmp_path, RUNS[0], [f"{e},1.5,0.5,1.6,0.4,0.1,3.0,0\n" for e in range(4)])
+    history(tmp_path, RUNS[1], ["0,1,1,1,1,,2,0\n", "1,nan,0.1,nan,0.1,0.1,,1\n"])
+    cube, files = training_cube(cube_job(tmp_path))
+    assert len(files) == 2
+    lost = cube.isel(dataset=0, model=0, norm=0, recipe=0, n_per_class=0)
+    assert lost.diverged.sel(seed=1).values.tolist() == [0, 1, 1, 1]
+    assert lost.diverged.sel(seed=0).values.tolist() == [0, 0, 0, 0]
+    assert lost.test_loss.sel(seed=0).values.tolist() == [1.6] * 4
+    assert np.isnan(lost.test_loss.sel(seed=1).values[1:]).all()
+
+
+def test_a_missing_history_is_named(tmp_path):
+    history(tmp_path, RUNS[0], ["0,1,1,1,1,,2,0\n"])
+    with pytest.raises(ArtifactError, match=r"seed1/history.csv is missing"):
+        training_cube(cube_job(tmp_path))
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path):
+    target = tmp_path / "file"
+    target.write_text("old")
+
+    def write_and_fail():
+        with replacing(target) as staged:
+            staged.write_text("half")
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        write_and_fail()
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert target.read_text() == "old"

@@ -1,0 +1,130 @@
+import subprocess
+import sys
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import xarray as xr
+
+from pipeline.atomic import sha256
+from pipeline.catalogue import FIGURES
+from pipeline.config import Figures
+from pipeline.cubes.assemble import Placed, assemble
+from pipeline.cubes.schema import SCHEMA
+from pipeline.figures import style
+from pipeline.figures.spectral import checkpoint, count_above, curve
+from pipeline.jobs import figure
+from pipeline.runs import Run
+
+SETTINGS = Figures(points=400)
+RUNS = [
+    Run("digits", model, norm, "sgd", 20, seed)
+    for model in ("fnet", "lenet5")
+    for norm in ("none", "batch")
+    for seed in (0, 1)
+]
+DIVERGED = Run("digits", "lenet5", "batch", "sgd", 20, 0)
+
+
+def matrix(draw, outliers):
+    """Return one matrix's spectrum: nodes of a semicircle, and outliers from 3 to 8."""
+    top = np.r_[np.linspace(8, 3, outliers), np.full(10 - outliers, np.nan)]
+    return {
+        "ritz_value": (("probe", "node"), np.cos(np.linspace(0, np.pi, 30))[None]),
+        "ritz_weight": (("probe", "node"), draw.dirichlet(np.ones(30))[None]),
+        "eigenvalue": ("order", top),
+        "residual": ("order", np.zeros(10)),
+        "converged": ("order", np.isfinite(top).astype(float)),
+        "deflated_count": float(outliers),
+        "trace": 1.0,
+        "trace_stderr": 0.1,
+        "outlier_count": float(outliers),
+        "bulk_edge": 1.0,
+    }
+
+
+def spectrum_cube():
+    draw = np.random.default_rng(0)
+    parts = []
+    for run in RUNS:
+        for epoch in (0, 9):
+            for split in ("train", "test"):
+                three = [xr.Dataset(matrix(draw, n)) for n in (9, 9, 0)]
+                part = xr.concat(three, xr.Variable("matrix", ["Hess", "G", "H"]))
+                part["dimension"], part["classes"] = 1000.0, 10.0
+                part = part if run != DIVERGED else xr.Dataset()
+                place = {"epoch": epoch, "split": split}
+                parts.append(Placed(run, place, part))
+    return assemble("spectrum", RUNS, parts)
+
+
+def training_cube():
+    rows = {key: ("epoch", np.linspace(1, 0.1, 10)) for key in SCHEMA["training"]}
+    return assemble("training", RUNS, [Placed(run, {}, xr.Dataset(rows)) for run in RUNS])
+
+
+CUBES = {"spectrum": spectrum_cube(), "training": training_cube()}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_each_figure_draws_something_in_every_panel(name):
+    with style.theme():
+        drawn = figure.FIGURES[name]({cube: CUBES[cube] for cube in FIGURES[name]}, SETTINGS)
+    try:
+        assert drawn.get_suptitle()
+        for panel in drawn.axes:
+            assert panel.lines or panel.texts, panel.get_title()
+            assert all(len(line.get_xdata()) for line in panel.lines if line.get_marker() == "None")
+        assert any(panel.get_xlabel() for panel in drawn.axes)
+        assert any(panel.get_ylabel() for panel in drawn.axes)
+        drawn.canvas.draw()
+        box = drawn.bbox
+        for text in [drawn._suptitle, *(panel.title for panel in drawn.axes)]:
+            extent = text.get_window_extent()
+            assert extent.x0 >= box.x0, f"clipped: {text.get_text()}"
+            assert extent.x1 <= box.x1, f"clipped: {text.get_text()}"
+    finally:
+        plt.close(drawn)
+
+
+def test_equal_figures_give_equal_bytes(tmp_path):
+    digests = []
+    for name in ("one", "two"):
+        files = [tmp_path / f"{name}.{suffix}" for suffix in ("svg", "png")]
+        with style.theme():
+            drawn = figure.FIGURES["overview"]({"spectrum": CUBES["spectrum"]}, SETTINGS)
+            style.save(drawn, files, dpi=60)
+        digests.append([sha256(file) for file in files])
+    assert digests[0] == digests[1]
+
+
+def one_matrix(name="G"):
+    words = {"dataset": "digits", "model": "fnet", "norm": "none", "seed": 0, "n_per_class": 20}
+    return CUBES["spectrum"].isel(recipe=0).sel(**words, epoch=9, split="train", matrix=name)
+
+
+def test_a_curve_holds_the_whole_spectrum():
+    found = curve(one_matrix(), SETTINGS)
+    assert np.trapezoid(found.y, found.x) == pytest.approx(1, abs=1e-3)
+    assert len(found.outliers) == 9
+    assert (found.outlier_heights >= found.atom * 0.999).all()
+    wide = curve(one_matrix(), SETTINGS.model_copy(update={"kappa": 1.2}))
+    assert wide.y.max() < found.y.max()
+
+
+def test_counting_above_an_edge():
+    assert count_above(one_matrix(), 2.0) == 9
+    assert count_above(one_matrix(), -2.0) == pytest.approx(1000)
+    assert count_above(one_matrix("H"), 2.0) == 0
+
+
+def test_a_diverged_network_has_no_checkpoint():
+    cube = CUBES["spectrum"].isel(recipe=0, n_per_class=0)
+    assert checkpoint(cube.sel(dataset="digits", model="fnet", norm="none", seed=0), last=True) == 9
+    lost = cube.sel(dataset="digits", model="lenet5", norm="batch", seed=0)
+    assert checkpoint(lost, last=True) is None
+
+
+def test_drawing_imports_no_torch():
+    code = "import sys, pipeline.jobs.figure; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

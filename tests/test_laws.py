@@ -1,0 +1,135 @@
+"""The layout's laws: imports run one way, and names say where a thing is."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pipeline.anatomy
+import pipeline.curvature
+import pipeline.spectra
+from pipeline.catalogue import CUBES, FIGURES, IMAGE_SIZE, LOADERS, SOURCES
+from pipeline.cubes.schema import SCHEMA
+from pipeline.fingerprint import PACKAGE, closure, fingerprint, imports
+from pipeline.models.registry import FAMILIES
+
+# A module imports only from lines above its own, or from its own line.
+LINES = [
+    {"errors", "streams", "public", "progress", "atomic", "catalogue", "runs", "fingerprint"},
+    {"config", "configfile", "device", "provenance", "scratch"},
+    {"data"},
+    {"models"},
+    {"training"},
+    {"curvature"},
+    {"spectra"},
+    {"anatomy"},
+    {"cubes"},
+    {"figures"},
+    {"api"},
+    {"jobs"},
+    {"cli", "__main__"},
+]
+LINE = {name: number for number, line in enumerate(LINES) for name in line}
+
+
+def modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        yield ".".join(("pipeline", *(part for part in parts if part != "__init__")))
+
+
+def top(module):
+    return module.split(".")[1]
+
+
+@pytest.mark.parametrize("module", [m for m in modules() if m != "pipeline"])
+def test_imports_come_from_above(module):
+    for imported in imports(module):
+        if imported != "pipeline":
+            assert LINE[top(imported)] <= LINE[top(module)], f"{module} imports {imported}"
+
+
+def test_there_are_no_cycles():
+    graph = {module: set(imports(module)) - {module} for module in modules()}
+    while graph:
+        leaves = {module for module, needs in graph.items() if not needs & graph.keys()}
+        assert leaves, f"a cycle among {sorted(graph)}"
+        graph = {module: needs for module, needs in graph.items() if module not in leaves}
+
+
+def test_spectra_know_only_products():
+    for module in modules():
+        if module.startswith("pipeline.spectra"):
+            tops = {top(name) for name in closure(module) if name != "pipeline"}
+            assert tops <= {"spectra", "public"}, module
+
+
+@pytest.mark.parametrize("package", [pipeline, pipeline.curvature, pipeline.spectra])
+def test_public_names_are_handed_on_and_hidden_by_no_module(package):
+    folder = Path(package.__file__).parent
+    for name in package.__all__:
+        assert callable(getattr(package, name))
+        assert not (folder / f"{name}.py").exists(), f"the module {name} would hide the name"
+    with pytest.raises(AttributeError):
+        _ = package.no_such_name
+
+
+def test_naming_the_packages_imports_no_torch():
+    code = (
+        "import sys, pipeline.curvature, pipeline.spectra, pipeline.cli, pipeline.configfile; "
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_catalogue_and_the_registries_agree():
+    from pipeline.jobs import cube, figure
+
+    assert set(FAMILIES) == set(IMAGE_SIZE)
+    assert set(SOURCES) < set(LOADERS)
+    assert set(figure.FIGURES) == set(FIGURES)
+    assert set(cube.CUBES) == set(CUBES) == set(SCHEMA)
+    assert all(set(cubes) <= set(CUBES) for cubes in FIGURES.values())
+
+
+def test_files_and_packages_keep_to_their_size():
+    for path in PACKAGE.rglob("*.py"):
+        assert len(path.read_text().splitlines()) <= 300, path
+
+
+@pytest.fixture
+def copied(tmp_path, monkeypatch):
+    """Return a small package in place of this one, and a function that digests it afresh."""
+    from pipeline import fingerprint as module
+
+    folder = tmp_path / "pipeline"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "a.py").write_text(
+        '"""Doc."""\nfrom pipeline.b import f\n\n\ndef g(x):\n    return f(x)\n'
+    )
+    (folder / "b.py").write_text("def f(x):\n    return x + 1\n")
+    (folder / "c.py").write_text("X = 1\n")
+    monkeypatch.setattr(module, "PACKAGE", folder)
+
+    def digest():
+        for cached in (module.fingerprint, module._tree, module._code):
+            cached.cache_clear()
+        return fingerprint("pipeline.a")
+
+    yield folder, digest
+    monkeypatch.undo()
+    for cached in (module.fingerprint, module._tree, module._code):
+        cached.cache_clear()
+
+
+def test_a_fingerprint_sees_code_and_nothing_else(copied):
+    folder, digest = copied
+    before = digest()
+    text = (folder / "a.py").read_text()
+    (folder / "a.py").write_text("# A comment.\n" + text.replace("Doc.", "Other.") + "\n\n")
+    (folder / "c.py").write_text("X = 2\n")
+    assert digest() == before
+    (folder / "b.py").write_text("def f(x):\n    return x + 2\n")
+    assert digest() != before
