@@ -13,7 +13,7 @@ sys.path[:0] = [ROOT, "."]
 from pipeline.catalogue import CUBES, FIGURES
 from pipeline.configfile import load_config
 from pipeline.errors import ConfigError
-from pipeline.runs import NAME, PATTERN, checkpoint_path, part_path, run_folder
+from pipeline.runs import NAME, PATTERN, TRAINING_FILES, checkpoint_path, part_path, run_folder
 
 
 configfile: f"{ROOT}/config.yaml"
@@ -26,7 +26,7 @@ except ConfigError as error:
 
 # Jobs run with the Python that runs snakemake, activated or not, and with this package.
 shell.prefix(
-    f"export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={ROOT}:${{PYTHONPATH:-}}; "
+    f"export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={ROOT}:${{{{PYTHONPATH:-}}}}; "
 )
 
 RESULTS = CONFIG.results

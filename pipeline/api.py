@@ -32,6 +32,7 @@ class OpenRun:
     spec: Run
     epoch: int
     job: TrainJob
+    in_shape: tuple[int, ...]
     class_names: tuple[str, ...]
     diverged_epoch: int | None
     checksum: str
@@ -68,7 +69,7 @@ class OpenRun:
         network = build(
             self.job.model,
             self.spec.norm,
-            tuple(self.test.inputs.shape[1:]),
+            self.in_shape,
             len(self.class_names),
             init=self.job.recipe.init,
             seed=stream(self.spec.seed, "init"),
@@ -126,6 +127,7 @@ def open_run(
         spec=Run(**record["run"]),
         epoch=epoch,
         job=TrainJob.model_validate_json(json.dumps(record["provenance"]["settings"])),
+        in_shape=tuple(record["in_shape"]),
         class_names=tuple(record["class_names"]),
         diverged_epoch=record["diverged_epoch"],
         checksum=record["checkpoints"][str(epoch)],

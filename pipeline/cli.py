@@ -10,6 +10,7 @@ import typer
 
 from pipeline.config import Config, CubeJob, FigureJob, SpectrumJob, TrainJob
 from pipeline.configfile import read_config
+from pipeline.cubes.reference import cube_reference
 from pipeline.errors import AnatomyError
 from pipeline.progress import say
 
@@ -32,9 +33,11 @@ def check(configfile: ConfigFiles = [Path("config.yaml")]) -> None:  # noqa: B00
 
 
 @app.command()
-def schema(out: Path = Path("docs/config.schema.json")) -> None:
-    """Write the JSON Schema of the configuration, for editors."""
-    out.write_text(json.dumps(Config.model_json_schema(), indent=1) + "\n", encoding="utf-8")
+def schema(out: Path = Path("docs")) -> None:
+    """Write the JSON Schema of the configuration, for editors, and the reference of the cubes."""
+    text = json.dumps(Config.model_json_schema(), indent=1) + "\n"
+    (out / "config.schema.json").write_text(text, encoding="utf-8")
+    (out / "cubes.md").write_text(cube_reference(), encoding="utf-8")
 
 
 @app.command()

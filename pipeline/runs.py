@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from pipeline.errors import ArtifactError
 
 PATTERN = "{dataset}/{model}/{norm}/{recipe}/n{n_per_class}/seed{seed}"
+TRAINING_FILES = ("run.json", "history.csv")
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
 _PATH = re.compile(
     rf"(?P<dataset>{NAME})/(?P<model>{NAME})/(?P<norm>{NAME})/(?P<recipe>{NAME})"

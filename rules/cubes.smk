@@ -4,7 +4,7 @@ RUNS = CONFIG.runs()
 def cube_parts(wildcards):
     """Return every file that the cube is gathered from."""
     if wildcards.cube == "training":
-        return [str(run_folder(RESULTS, run) / "history.csv") for run in RUNS]
+        return [str(run_folder(RESULTS, run) / name) for run in RUNS for name in TRAINING_FILES]
     return [
         str(part_path(RESULTS, run, epoch, split, wildcards.cube))
         for run in RUNS

@@ -7,6 +7,7 @@ import yaml
 
 from pipeline.config import Config
 from pipeline.configfile import load_config, read_config
+from pipeline.cubes.reference import cube_reference
 from pipeline.errors import ConfigError
 from pipeline.runs import Run, results_of, run_folder
 
@@ -44,13 +45,13 @@ REFUSALS = {
     "a seed named twice": (["grid", 0, "seeds"], [0, 1, 0], ["grid[0].seeds", "named twice"]),
     "checkpoint beyond": (
         ["recipes", "sgd", "checkpoints"],
-        [0, 41],
-        ["recipes.sgd.checkpoints[1]", "checkpoint 41", "last epoch, 40"],
+        [0, 61],
+        ["recipes.sgd.checkpoints[1]", "checkpoint 61", "last epoch, 60"],
     ),
     "too many examples": (
         ["grid", 0, "n_per_class"],
-        [40, 150],
-        ["grid[0].n_per_class[1]", "150", "digits has 149"],
+        [40, 155],
+        ["grid[0].n_per_class[1]", "155", "digits has 154"],
     ),
     "unknown figure": (["figures", "names"], ["densty"], ["'densty'", "mean 'density'"]),
     "folder without a path": (["datasets", "digits", "source"], "folder", ["needs a path"]),
@@ -123,11 +124,11 @@ def test_the_grid_and_its_paths():
 def test_overlays_merge_mappings_and_replace_lists(tmp_path):
     overlay = tmp_path / "more.yaml"
     overlay.write_text(
-        "recipes: {sgd: {epochs: 60}}\ngrid: [{datasets: [digits], models: [lenet5],"
+        "recipes: {sgd: {epochs: 90}}\ngrid: [{datasets: [digits], models: [lenet5],"
         " norms: [none], recipes: [sgd], n_per_class: [0], seeds: [7]}]\n"
     )
     config = read_config([DEFAULT, overlay])
-    assert config.recipes["sgd"].epochs == 60
+    assert config.recipes["sgd"].epochs == 90
     assert config.recipes["sgd"].batch == 32
     assert [run.seed for run in config.runs()] == [7]
 
@@ -151,3 +152,5 @@ def test_a_job_is_told_only_what_it_depends_on():
 def test_the_schema_for_editors_is_in_step():
     text = (ROOT / "docs" / "config.schema.json").read_text()
     assert json.loads(text) == Config.model_json_schema(), "run: python -m pipeline schema"
+    text = (ROOT / "docs" / "cubes.md").read_text()
+    assert text == cube_reference(), "run: python -m pipeline schema"

@@ -134,6 +134,7 @@ def history(root, run, lines):
     folder.mkdir(parents=True)
     header = "epoch,train_loss,train_accuracy,test_loss,test_accuracy,lr,weight_norm,diverged\n"
     (folder / "history.csv").write_text(header + "".join(lines))
+    (folder / "run.json").write_text('{"provenance": {"device": "cpu"}}')
 
 
 def cube_job(root):
@@ -149,9 +150,10 @@ def cube_job(root):
 def test_the_training_cube_remembers_divergence(tmp_path):
     history(tmp_path, RUNS[0], [f"{e},1.5,0.5,1.6,0.4,0.1,3.0,0\n" for e in range(4)])
     history(tmp_path, RUNS[1], ["0,1,1,1,1,,2,0\n", "1,nan,0.1,nan,0.1,0.1,,1\n"])
-    cube, files = training_cube(cube_job(tmp_path))
-    assert len(files) == 2
-    lost = cube.isel(dataset=0, model=0, norm=0, recipe=0, n_per_class=0)
+    gathered = training_cube(cube_job(tmp_path))
+    assert len(gathered.files) == 4
+    assert gathered.devices == {"cpu"}
+    lost = gathered.cube.isel(dataset=0, model=0, norm=0, recipe=0, n_per_class=0)
     assert lost.diverged.sel(seed=1).values.tolist() == [0, 1, 1, 1]
     assert lost.diverged.sel(seed=0).values.tolist() == [0, 0, 0, 0]
     assert lost.test_loss.sel(seed=0).values.tolist() == [1.6] * 4
@@ -160,7 +162,7 @@ def test_the_training_cube_remembers_divergence(tmp_path):
 
 def test_a_missing_history_is_named(tmp_path):
     history(tmp_path, RUNS[0], ["0,1,1,1,1,,2,0\n"])
-    with pytest.raises(ArtifactError, match=r"seed1/history.csv is missing"):
+    with pytest.raises(ArtifactError, match=r"seed1/run.json is missing"):
         training_cube(cube_job(tmp_path))
 
 

@@ -33,7 +33,7 @@ def test_digits_splits_share_no_example():
     assert len(train) + len(test) == 1797
     seen = {tuple(x.flatten().tolist()) for x in train.inputs}
     assert not any(tuple(x.flatten().tolist()) in seen for x in test.inputs)
-    assert test.labels.bincount().tolist() == [25] * 10
+    assert test.labels.bincount().tolist() == [20] * 10
 
 
 @given(
@@ -76,7 +76,7 @@ def test_images_reach_the_size_a_network_needs():
     assert torch.equal(padded[:, :, 12:20, 12:20], examples(plain).inputs)
     assert padded.sum() == pytest.approx(float(examples(plain).inputs.sum()))
     normal = examples(image_size=32).inputs
-    assert torch.allclose(normal, (enlarged - 0.3052) / 0.3762, atol=1e-6)
+    assert torch.allclose(normal, (enlarged - 0.3049) / 0.3757, atol=1e-6)
 
 
 def test_a_mean_for_the_wrong_channels_is_refused():

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,15 @@ from pipeline.cubes.schema import RUN_DIMS, SCHEMA, Variable
 from pipeline.runs import Run
 
 INDEX_DIMS = ("order", "probe", "node")  # counted from 0 and padded, not labelled
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """A cube, the files it was gathered from, and the devices its parts were computed on."""
+
+    cube: xr.Dataset
+    files: list[Path]
+    devices: set[str]
 
 
 @dataclass(frozen=True)

@@ -23,15 +23,20 @@ _ORDER = (*_MATRIX, "order")
 
 SCHEMA: dict[str, dict[str, Variable]] = {
     "training": {
-        "train_loss": Variable(_BY_EPOCH, "mean cross-entropy, training examples", "nat", "S, 1"),
-        "train_accuracy": Variable(_BY_EPOCH, "accuracy, training examples", "1", "S, 1"),
-        "test_loss": Variable(_BY_EPOCH, "mean cross-entropy, test examples", "nat", "S, 1"),
-        "test_accuracy": Variable(_BY_EPOCH, "accuracy, test examples", "1", "S, 1"),
-        "lr": Variable(_BY_EPOCH, "learning rate during the epoch", "1", "recipe"),
-        "diverged": Variable(
-            _BY_EPOCH, "1 from the epoch on in which the loss ceased to be finite", "1", "history"
+        "train_loss": Variable(
+            _BY_EPOCH, "mean cross-entropy, training examples", "nat", "S, training"
         ),
-        "weight_norm": Variable(_BY_EPOCH, "Euclidean norm of all parameters", "1", "history"),
+        "train_accuracy": Variable(_BY_EPOCH, "accuracy, training examples", "1", "S, training"),
+        "test_loss": Variable(_BY_EPOCH, "mean cross-entropy, test examples", "nat", "S, training"),
+        "test_accuracy": Variable(_BY_EPOCH, "accuracy, test examples", "1", "S, training"),
+        "lr": Variable(_BY_EPOCH, "learning rate during the epoch", "1", "the recipe"),
+        "diverged": Variable(
+            _BY_EPOCH,
+            "1 from the epoch on in which the loss ceased to be finite",
+            "1",
+            "history.csv",
+        ),
+        "weight_norm": Variable(_BY_EPOCH, "Euclidean norm of all parameters", "1", "history.csv"),
     },
     "spectrum": {
         "ritz_value": Variable(
@@ -43,18 +48,22 @@ SCHEMA: dict[str, dict[str, Variable]] = {
         "eigenvalue": Variable(
             _ORDER, "eigenvalue, algebraically largest first; NaN if not converged", "nat", "S"
         ),
-        "residual": Variable(_ORDER, "||A v - lambda v|| of the eigenpair", "nat", "DESIGN 7"),
-        "converged": Variable(_ORDER, "1 where the residual is within tolerance", "1", "DESIGN 7"),
+        "residual": Variable(
+            _ORDER, "||A v - lambda v|| of the eigenpair", "nat", "docs/method.md"
+        ),
+        "converged": Variable(
+            _ORDER, "1 where the residual is within tolerance", "1", "docs/method.md"
+        ),
         "deflated_count": Variable(_MATRIX, "eigenpairs deflated before quadrature", "1", "S"),
-        "trace": Variable(_MATRIX, "trace, deflated Hutchinson estimate", "nat", "DESIGN 7"),
-        "trace_stderr": Variable(_MATRIX, "standard error of the trace", "nat", "DESIGN 7"),
+        "trace": Variable(_MATRIX, "trace, deflated Hutchinson estimate", "nat", "docs/method.md"),
+        "trace_stderr": Variable(_MATRIX, "standard error of the trace", "nat", "docs/method.md"),
         "outlier_count": Variable(
-            _MATRIX, "eigenvalues above the lowest isolated gap", "1", "S; spectra/outliers.py"
+            _MATRIX, "eigenvalues above the most isolated gap", "1", "S; spectra/outliers.py"
         ),
         "bulk_edge": Variable(
             _MATRIX, "largest eigenvalue that is no outlier", "nat", "S; spectra/outliers.py"
         ),
-        "dimension": Variable((), "number of parameters p", "1", "DESIGN 2"),
-        "classes": Variable((), "number of classes C", "1", "DESIGN 2"),
+        "dimension": Variable((), "number of parameters p", "1", "definition"),
+        "classes": Variable((), "number of classes C", "1", "definition"),
     },
 }

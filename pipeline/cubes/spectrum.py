@@ -1,17 +1,13 @@
 """The spectrum cube, from the parts of all checkpoints."""
 
-from pathlib import Path
-
-import xarray as xr
-
 from pipeline.config import CubeJob
-from pipeline.cubes.assemble import Placed, assemble
-from pipeline.cubes.store import read_part
+from pipeline.cubes.assemble import Gathered, Placed, assemble
+from pipeline.cubes.store import read_attributes, read_part
 from pipeline.runs import part_path
 
 
-def spectrum_cube(job: CubeJob) -> tuple[xr.Dataset, list[Path]]:
-    """Return the spectrum cube and the parts it was gathered from.
+def spectrum_cube(job: CubeJob) -> Gathered:
+    """Return the spectrum cube.
 
     Raises ArtifactError where a part that the grid asks for is missing or corrupt.
     """
@@ -27,4 +23,5 @@ def spectrum_cube(job: CubeJob) -> tuple[xr.Dataset, list[Path]]:
         Placed(run, place, read_part(file))
         for (run, place), file in zip(places, files, strict=True)
     ]
-    return assemble("spectrum", runs, parts), files
+    devices = {read_attributes(part.data)["device"] for part in parts}
+    return Gathered(assemble("spectrum", runs, parts), files, devices)

@@ -60,6 +60,11 @@ def attributes(provenance: dict[str, Any]) -> dict[str, str]:
     return {"provenance": json.dumps(provenance, sort_keys=True)}
 
 
+def read_attributes(dataset: xr.Dataset) -> dict[str, Any]:
+    """Return the provenance that ``attributes`` wrote."""
+    return json.loads(dataset.attrs["provenance"])
+
+
 def _to_zarr(dataset: xr.Dataset, path: Path) -> None:
     with warnings.catch_warnings():
         # Consolidated metadata is not yet in the Zarr 3 specification, but without it a default

@@ -14,7 +14,7 @@ from pipeline.curvature.problem import Chunk, Data, Problem, linearised
 def gauss_newton(model: nn.Module, data: Data, *, chunk: int = 1000) -> ChunkSum:
     """Return G = (1/N) sum_i J_i^T (diag(pi_i) - pi_i pi_i^T) J_i as a (p, p) operator.
 
-    Options as ``hessian``.  Source: DESIGN 3.
+    Options as ``hessian``.  Source: S; docs/method.md.
     """
     problem = Problem(model, data, chunk=chunk)
     products = [_sandwich(problem, piece) for piece in problem.chunks()]

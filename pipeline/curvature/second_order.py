@@ -20,7 +20,8 @@ def hessian(model: nn.Module, data: Data, *, chunk: int = 1000) -> ChunkSum:
     """Return Hess, the Hessian of the mean cross-entropy, as a (p, p) operator.
 
     ``data`` is (inputs, labels) or anything with these attributes.  BatchNorm is in eval mode.
-    ``chunk`` examples are linearised at once; it changes rounding only.  Source: DESIGN 3.
+    ``chunk`` examples are linearised at once; it changes rounding only.  Source: S;
+    docs/method.md.
     """
     return _tangent_of_gradient(Problem(model, data, chunk=chunk), fixed_residual=False)
 

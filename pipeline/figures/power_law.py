@@ -40,7 +40,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
                     _lines(panel, matrix, settings, net["norm"])
             panel.set(xscale="log", yscale="log")
             panel.set_title(f"{dataset}, {model}: {style.SPLIT_NAMES[split]}")
-            panel.legend(loc="lower left")
+            panel.legend(loc="upper right")
         axes[row, 0].set_ylabel("density (1/nat)")
     for panel in axes[-1]:
         panel.set_xlabel("|eigenvalue| (nat)")

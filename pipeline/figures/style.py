@@ -80,6 +80,7 @@ def note(axes: Axes, text: str, *, corner: str = "upper right") -> None:
         va="top" if vertical == "upper" else "bottom",
         fontsize=7,
         color=INK,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
     )
 
 

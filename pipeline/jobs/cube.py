@@ -13,16 +13,19 @@ CUBES = {"training": training_cube, "spectrum": spectrum_cube}
 
 def write_cube_of(name: str, job: CubeJob) -> None:
     """Gather the cube ``name`` and write it with its manifest."""
-    cube, files = CUBES[name](job)
-    cube.attrs = attributes(
+    gathered = CUBES[name](job)
+    gathered.cube.attrs = attributes(
         provenance(
             settings=job.model_dump(mode="json"),
             code=job.code,
-            device="see the parts' own provenance",
+            device=", ".join(sorted(gathered.devices)),
             seeds=sorted({run.seed for run in job.runs()}),
         )
     )
     folder = Path(job.results) / "cubes"
     write_cube(
-        cube, folder / f"{name}.zarr", manifest=folder / f"{name}.manifest.json", parts=files
+        gathered.cube,
+        folder / f"{name}.zarr",
+        manifest=folder / f"{name}.manifest.json",
+        parts=gathered.files,
     )

@@ -5,8 +5,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 from shutil import copyfile
-
-import torch
+from typing import Any
 
 from pipeline.atomic import remove, replacing, sha256
 from pipeline.config import TrainJob, image_size
@@ -35,10 +34,11 @@ def train_run(folder: Path, job: TrainJob, *, save_every: float) -> None:
         job.dataset, "train", n_per_class=run.n_per_class, seed=run.seed, **where
     )
     test_set = load_examples(job.dataset, "test", **where)
+    in_shape = tuple(train_set.inputs.shape[1:])
     network = build(
         job.model,
         run.norm,
-        tuple(train_set.inputs.shape[1:]),
+        in_shape,
         len(train_set.class_names),
         init=job.recipe.init,
         seed=stream(run.seed, "init"),
@@ -54,31 +54,11 @@ def train_run(folder: Path, job: TrainJob, *, save_every: float) -> None:
         save_every=save_every,
         label=run.path,
     )
-    _publish(folder, scratch, run, job, history, train_set.class_names, device)
-
-
-def _publish(
-    folder: Path,
-    scratch: Path,
-    run: Run,
-    job: TrainJob,
-    history: list[Row],
-    class_names: tuple[str, ...],
-    device: torch.device,
-) -> None:
-    epochs = sorted(job.recipe.checkpoints)
-    for epoch in epochs:
-        with replacing(checkpoint_path(folder, epoch)) as staged:
-            copyfile(checkpoint_path(scratch, epoch), staged)
-    with replacing(folder / "history.csv") as staged, staged.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(asdict(history[0])), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in history)
     record = {
         "run": asdict(run),
-        "class_names": class_names,
+        "in_shape": in_shape,
+        "class_names": train_set.class_names,
         "diverged_epoch": history[-1].epoch if history[-1].diverged else None,
-        "checkpoints": {epoch: sha256(checkpoint_path(folder, epoch)) for epoch in epochs},
         "provenance": provenance(
             settings=job.model_dump(mode="json"),
             code=job.code,
@@ -86,6 +66,27 @@ def _publish(
             seeds={"run": run.seed},
         ),
     }
+    _publish(folder, scratch, job.recipe.checkpoints, history, record)
+
+
+def _publish(
+    folder: Path,
+    scratch: Path,
+    checkpoints: tuple[int, ...],
+    history: list[Row],
+    record: dict[str, Any],
+) -> None:
+    """Write what the rule declares, run.json last, and let go of the scratch folder."""
+    digests = {}
+    for epoch in sorted(checkpoints):
+        with replacing(checkpoint_path(folder, epoch)) as staged:
+            copyfile(checkpoint_path(scratch, epoch), staged)
+        digests[epoch] = sha256(checkpoint_path(folder, epoch))
+    with replacing(folder / "history.csv") as staged, staged.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(asdict(history[0])), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in history)
     with replacing(folder / "run.json") as staged:
-        staged.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(record | {"checkpoints": digests}, indent=1) + "\n"
+        staged.write_text(text, encoding="utf-8")
     remove(scratch)

@@ -1,0 +1,29 @@
+"""The cube reference of docs/, written from the schema."""
+
+from pipeline.cubes.schema import RUN_DIMS, SCHEMA
+
+HEAD = """# The cubes
+
+Each cube is a Zarr store, `<results>/cubes/<name>.zarr`, opened by `xarray.open_zarr`. All
+variables have the dimensions {dims};
+further ones are listed. Combinations that are not in the grid, runs that diverged and what did not
+converge are NaN. `order` counts eigenvalues from 0, algebraically largest first; `node` and
+`probe` count from 0. Beside each cube, `<name>.manifest.json` has a checksum for every file it was
+gathered from.
+
+S is "Measuring the Spectrum of Deepnet Hessians", D is "Dissecting Hessian".
+"""
+
+
+def cube_reference() -> str:
+    """Return the Markdown text: a table of variables for each cube."""
+    lines = [HEAD.format(dims=", ".join(f"`{dim}`" for dim in RUN_DIMS))]
+    for name, variables in SCHEMA.items():
+        lines += [f"## {name}", "", "| variable | further dimensions | what | units | source |"]
+        lines += ["|---|---|---|---|---|"]
+        for key, v in variables.items():
+            dims = ", ".join(v.dims) or "none"
+            what = v.long_name.replace("|", "\\|")
+            lines.append(f"| {key} | {dims} | {what} | {v.units} | {v.source} |")
+        lines.append("")
+    return "\n".join(lines)
