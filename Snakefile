@@ -14,23 +14,24 @@ from pipeline.catalogue import CUBES, FIGURES
 from pipeline.configfile import load_config
 from pipeline.errors import ConfigError
 from pipeline.runs import NAME, PATTERN, TRAINING_FILES, checkpoint_path, part_path, run_folder
+from pipeline.tasks import cube_job, figure_job, spectrum_job, train_job
+
+DEFAULT = f"{ROOT}/config.yaml"
 
 
-configfile: f"{ROOT}/config.yaml"
+configfile: DEFAULT
 
 
 try:
-    CONFIG = load_config(config, workflow.configfiles)
+    CONFIG = load_config(config, [DEFAULT, *workflow.overwrite_configfiles])
 except ConfigError as error:
     raise WorkflowError(str(error))
 
 # Jobs run with the Python that runs snakemake, activated or not, and with this package.
 shell.prefix(
-    f"export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={ROOT}:${{{{PYTHONPATH:-}}}}; "
+    f'export PATH="{Path(sys.executable).parent}:$PATH" '
+    f'PYTHONPATH="{ROOT}:${{{{PYTHONPATH:-}}}}"; '
 )
-
-RESULTS = CONFIG.results
-RUN = f"{RESULTS}/runs/{PATTERN}"
 
 
 wildcard_constraints:
@@ -44,6 +45,7 @@ wildcard_constraints:
     figure="|".join(FIGURES),
 
 
+include: "rules/common.smk"
 include: "rules/train.smk"
 include: "rules/spectrum.smk"
 include: "rules/cubes.smk"

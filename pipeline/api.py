@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 from pipeline.atomic import sha256
-from pipeline.config import TrainJob, image_size
+from pipeline.config import image_size
 from pipeline.data.examples import Examples, load_examples
 from pipeline.errors import ArtifactError
 from pipeline.models.registry import build
 from pipeline.runs import Run, checkpoint_path
 from pipeline.streams import stream
+from pipeline.tasks import TrainJob
 from pipeline.training.checkpoint import load_network
 
 

@@ -8,11 +8,12 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pipeline.config import Config, CubeJob, FigureJob, SpectrumJob, TrainJob
+from pipeline.config import Config
 from pipeline.configfile import read_config
 from pipeline.cubes.reference import cube_reference
 from pipeline.errors import AnatomyError
 from pipeline.progress import say
+from pipeline.tasks import CubeJob, FigureJob, SpectrumJob, TrainJob
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 

@@ -1,4 +1,4 @@
-"""The schema of a configuration, the grid it stands for, and what each job is told of it."""
+"""The schema of a configuration, and the grid it stands for."""
 
 from collections.abc import Iterator
 from itertools import product
@@ -15,8 +15,7 @@ from pydantic import (
     Tag,
 )
 
-from pipeline.catalogue import FIGURES, IMAGE_SIZE, LOADERS, SOURCES, SPLITS, Fit
-from pipeline.fingerprint import fingerprint
+from pipeline.catalogue import FIGURES, IMAGE_SIZE, SOURCES, SPLITS, Fit
 from pipeline.runs import NAME, Run
 
 Name = Annotated[str, StringConstraints(pattern=rf"^{NAME}$")]
@@ -226,94 +225,3 @@ class Config(Settings):
         for name in sorted({name for block in self.grid for name in block.recipes}):
             lists.setdefault(tuple(sorted(self.recipes[name].checkpoints)), []).append(name)
         return lists
-
-    def _modules(self, dataset: str, model: str) -> list[str]:
-        """Return the modules, this project's or the user's, that are loaded by their name."""
-        source, family = self.datasets[dataset].source, self.models[model].family
-        paths = [LOADERS.get(source, source), family]
-        return [path.partition(":")[0] for path in paths if ":" in path]
-
-    def train_job(self, dataset: str, model: str, recipe: str) -> "TrainJob":
-        """Return what the training of a run depends on, besides the run itself."""
-        return TrainJob(
-            dataset=self.datasets[dataset].resolved(),
-            model=self.models[model],
-            recipe=self.recipes[recipe],
-            data_root=self.data_root,
-            download=self.download,
-            compute=self.compute,
-            code=fingerprint("pipeline.jobs.train", *self._modules(dataset, model)),
-        )
-
-    def spectrum_job(self, dataset: str, model: str, recipe: str) -> "SpectrumJob":
-        """Return what the spectra of a run depend on, besides the trained run."""
-        return SpectrumJob(
-            epochs=tuple(sorted(self.recipes[recipe].checkpoints)),
-            spectrum=self.spectrum,
-            compute=self.compute,
-            code=fingerprint("pipeline.jobs.spectrum", *self._modules(dataset, model)),
-        )
-
-    def cube_job(self, name: str) -> "CubeJob":
-        """Return what a cube depends on, besides its parts."""
-        used = {recipe for block in self.grid for recipe in block.recipes}
-        return CubeJob(
-            results=self.results,
-            grid=self.grid,
-            checkpoints={
-                recipe: tuple(sorted(self.recipes[recipe].checkpoints)) for recipe in sorted(used)
-            },
-            splits=self.spectrum.splits,
-            code=fingerprint(f"pipeline.cubes.{name}"),
-        )
-
-    def figure_job(self, name: str) -> "FigureJob":
-        """Return what a figure depends on, besides its cubes."""
-        return FigureJob(
-            cubes={cube: f"{self.results}/cubes/{cube}.zarr" for cube in FIGURES[name]},
-            figures=self.figures.model_copy(update={"names": (name,)}),
-            code=fingerprint(f"pipeline.figures.{name}"),
-        )
-
-
-class TrainJob(Settings):
-    """What one training job is told; the run's own words are in its folder's name."""
-
-    dataset: Dataset
-    model: Model
-    recipe: Recipe
-    data_root: str
-    download: bool
-    compute: Compute
-    code: str
-
-
-class SpectrumJob(Settings):
-    """What one spectrum job is told."""
-
-    epochs: tuple[Epoch, ...]
-    spectrum: Spectrum
-    compute: Compute
-    code: str
-
-
-class CubeJob(Settings):
-    """What the aggregation of a cube is told: the grid it must find whole."""
-
-    results: str
-    grid: tuple[Grid, ...]
-    checkpoints: dict[str, tuple[Epoch, ...]]
-    splits: tuple[Split, ...]
-    code: str
-
-    def runs(self) -> list[Run]:
-        """Return every run that the cube must hold."""
-        return [run for block in self.grid for run in block.runs()]
-
-
-class FigureJob(Settings):
-    """What one figure is told."""
-
-    cubes: dict[str, str]
-    figures: Figures
-    code: str

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent
 
 # These decide what a job is told (its params, compared as such) or how it speaks, not what it
 # computes.
-NEUTRAL = {"pipeline.config", "pipeline.catalogue", "pipeline.progress", "pipeline.errors"}
+NEUTRAL = {f"pipeline.{name}" for name in ("catalogue", "config", "errors", "progress", "tasks")}
 
 
 @cache

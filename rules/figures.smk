@@ -1,12 +1,3 @@
-def figure_job(wildcards):
-    return CONFIG.figure_job(wildcards.figure).model_dump_json()
-
-
-def figure_cubes(wildcards):
-    """Return the manifests of the figure's cubes: they change when the cubes' contents do."""
-    return [f"{RESULTS}/cubes/{cube}.manifest.json" for cube in FIGURES[wildcards.figure]]
-
-
 rule figure:
     input:
         cubes=figure_cubes,
@@ -17,12 +8,14 @@ rule figure:
         f"{RESULTS}/logs/figures/{{figure}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/figures/{{figure}}.tsv"
+    conda:
+        "environment.yaml"
     resources:
         mem_mb=CONFIG.resources.figure.mem_mb,
         runtime=CONFIG.resources.figure.runtime,
         gpu=CONFIG.resources.figure.gpu,
     params:
-        job=figure_job,
+        job=figure_params,
     message:
         "Draw figure {wildcards.figure}"
     shell:

@@ -1,9 +1,3 @@
-def spectrum_job(wildcards):
-    return CONFIG.spectrum_job(
-        wildcards.dataset, wildcards.model, wildcards.recipe
-    ).model_dump_json()
-
-
 for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists().items()):
 
     rule:
@@ -24,6 +18,8 @@ for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists().items(
             f"{RESULTS}/benchmarks/spectrum/{PATTERN}.tsv"
         wildcard_constraints:
             recipe="|".join(recipes),
+        conda:
+            "environment.yaml"
         threads: CONFIG.compute.threads
         resources:
             mem_mb=CONFIG.resources.spectrum.mem_mb,
@@ -31,7 +27,7 @@ for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists().items(
             gpu=CONFIG.resources.spectrum.gpu,
         params:
             folder=lambda wildcards, input: str(Path(input.run).parent),
-            job=spectrum_job,
+            job=spectrum_params,
         message:
             "Spectra of {wildcards.dataset} {wildcards.model} norm={wildcards.norm} "
             "{wildcards.recipe} n={wildcards.n_per_class} seed={wildcards.seed}"

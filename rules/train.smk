@@ -1,7 +1,3 @@
-def train_job(wildcards):
-    return CONFIG.train_job(wildcards.dataset, wildcards.model, wildcards.recipe).model_dump_json()
-
-
 # One rule for each list of checkpoints: a rule's outputs cannot depend on a wildcard's value.
 for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists().items()):
 
@@ -18,6 +14,8 @@ for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists().items(
             f"{RESULTS}/benchmarks/train/{PATTERN}.tsv"
         wildcard_constraints:
             recipe="|".join(recipes),
+        conda:
+            "environment.yaml"
         threads: CONFIG.compute.threads
         resources:
             mem_mb=CONFIG.resources.train.mem_mb,
@@ -25,7 +23,7 @@ for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists().items(
             gpu=CONFIG.resources.train.gpu,
         params:
             folder=lambda wildcards, output: str(Path(output.run).parent),
-            job=train_job,
+            job=train_params,
         message:
             "Train {wildcards.dataset} {wildcards.model} norm={wildcards.norm} "
             "{wildcards.recipe} n={wildcards.n_per_class} seed={wildcards.seed}"

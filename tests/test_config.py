@@ -10,6 +10,7 @@ from pipeline.configfile import load_config, read_config
 from pipeline.cubes.reference import cube_reference
 from pipeline.errors import ConfigError
 from pipeline.runs import Run, results_of, run_folder
+from pipeline.tasks import cube_job, figure_job, spectrum_job, train_job
 
 ROOT = Path(__file__).parent.parent
 DEFAULT = ROOT / "config.yaml"
@@ -142,11 +143,11 @@ def test_a_job_is_told_only_what_it_depends_on():
     settings["grid"][0]["seeds"] = [0, 1, 2, 3]
     settings["resources"] = {"train": {"mem_mb": 9000}}
     after = load_config(settings)
-    words = ("digits", "lenet5", "sgd")
-    assert before.train_job(*words) == after.train_job(*words)
-    assert before.spectrum_job(*words) != after.spectrum_job(*words)
-    assert before.cube_job("training") != after.cube_job("training")
-    assert before.figure_job("density") != after.figure_job("density")
+    words = {"dataset": "digits", "model": "lenet5", "recipe": "sgd"}
+    assert train_job(before, **words) == train_job(after, **words)
+    assert spectrum_job(before, **words) != spectrum_job(after, **words)
+    assert cube_job(before, "training") != cube_job(after, "training")
+    assert figure_job(before, "density") != figure_job(after, "density")
 
 
 def test_the_schema_for_editors_is_in_step():

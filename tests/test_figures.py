@@ -60,7 +60,8 @@ def spectrum_cube():
 
 def training_cube():
     rows = {key: ("epoch", np.linspace(1, 0.1, 10)) for key in SCHEMA["training"]}
-    return assemble("training", RUNS, [Placed(run, {}, xr.Dataset(rows)) for run in RUNS])
+    part = xr.Dataset(rows, coords={"epoch": np.arange(10)})
+    return assemble("training", RUNS, [Placed(run, {}, part) for run in RUNS])
 
 
 CUBES = {"spectrum": spectrum_cube(), "training": training_cube()}

@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 import pipeline.anatomy
 import pipeline.curvature
@@ -17,7 +19,7 @@ from pipeline.models.registry import FAMILIES
 # A module imports only from lines above its own, or from its own line.
 LINES = [
     {"errors", "streams", "public", "progress", "atomic", "catalogue", "runs", "fingerprint"},
-    {"config", "configfile", "device", "provenance", "scratch"},
+    {"config", "configfile", "device", "provenance", "scratch", "tasks"},
     {"data"},
     {"models"},
     {"training"},
@@ -91,6 +93,13 @@ def test_the_catalogue_and_the_registries_agree():
     assert set(figure.FIGURES) == set(FIGURES)
     assert set(cube.CUBES) == set(CUBES) == set(SCHEMA)
     assert all(set(cubes) <= set(CUBES) for cubes in FIGURES.values())
+
+
+def test_the_conda_environment_is_in_step():
+    root = PACKAGE.parent
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    environment = yaml.safe_load((root / "rules" / "environment.yaml").read_text())
+    assert environment["dependencies"][-1]["pip"] == project["dependencies"]
 
 
 def test_files_and_packages_keep_to_their_size():

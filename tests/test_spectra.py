@@ -190,7 +190,7 @@ def test_change_of_measure_from_log_to_linear():
         (np.exp(-np.cumsum(np.r_[0, 1.75, 1.43, 1.27, 1.16, 1.08, 1.02, 0.97])), 0),
         (np.array([]), 0),
         (np.array([3.0, 2.0]), 0),
-        (np.r_[5, 4, np.linspace(0.3, 0.25, 6), -0.1, -3], 2),
+        (np.r_[5, 4, np.linspace(0.3, 0.25, 9), -0.1, -3], 2),
     ],
 )
 def test_outliers_end_at_the_most_isolated_gap(values, count):

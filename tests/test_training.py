@@ -12,10 +12,11 @@ import torch
 
 from pipeline import open_run
 from pipeline.atomic import sha256
-from pipeline.config import Compute, Dataset, FNet, Recipe, TrainJob
+from pipeline.config import Compute, Dataset, FNet, Recipe
 from pipeline.errors import AnatomyError, ArtifactError
 from pipeline.jobs.train import train_run
 from pipeline.runs import checkpoint_path
+from pipeline.tasks import TrainJob
 from pipeline.training.schedule import learning_rate
 
 RECIPE = Recipe(lr=0.05, batch=16, epochs=30, checkpoints=(0, 3, 30))

@@ -1,9 +1,9 @@
 """The spectrum cube, from the parts of all checkpoints."""
 
-from pipeline.config import CubeJob
 from pipeline.cubes.assemble import Gathered, Placed, assemble
 from pipeline.cubes.store import read_attributes, read_part
 from pipeline.runs import part_path
+from pipeline.tasks import CubeJob
 
 
 def spectrum_cube(job: CubeJob) -> Gathered:

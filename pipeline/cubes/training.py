@@ -1,17 +1,17 @@
 """The training cube, from the histories of all runs."""
 
+import csv
 import json
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
-from pipeline.config import CubeJob
 from pipeline.cubes.assemble import Gathered, Placed, assemble
 from pipeline.cubes.schema import SCHEMA
 from pipeline.errors import ArtifactError
 from pipeline.runs import TRAINING_FILES, run_folder
+from pipeline.tasks import CubeJob
 
 
 def training_cube(job: CubeJob) -> Gathered:
@@ -44,12 +44,16 @@ def _device(file: Path) -> str:
 
 def _history(file: Path) -> xr.Dataset:
     try:
-        table = pd.read_csv(file, float_precision="round_trip").set_index("epoch")
-        columns = {key: ("epoch", table[key].to_numpy(np.float64)) for key in SCHEMA["training"]}
+        with file.open(encoding="utf-8", newline="") as lines:
+            rows = list(csv.DictReader(lines))
+        # An empty cell is a NaN.
+        columns = {key: [float(row[key] or "nan") for row in rows] for key in SCHEMA["training"]}
+        epochs = [int(row["epoch"]) for row in rows]
     except FileNotFoundError as error:
         raise ArtifactError(f"history {file} is missing. Run snakemake, which makes it") from error
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
             f"history {file} is corrupt ({error}). Delete it, and snakemake trains the run anew"
         ) from error
-    return xr.Dataset(columns, coords={"epoch": table.index.to_numpy()})
+    variables = {key: ("epoch", np.array(values)) for key, values in columns.items()}
+    return xr.Dataset(variables, coords={"epoch": epochs})

@@ -19,7 +19,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
     figure, axes = style.panels(
         len(splits),
         len(first),
-        title=f"Spectral density of the Hessian by data set: seed {int(cube.seed)}, "
+        title=f"Hessian's spectrum by data set\nseed {int(cube.seed)}, "
         f"{style.examples(int(cube.n_per_class))}",
         row_height=2.0,
     )

@@ -40,6 +40,8 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
                     _lines(panel, matrix, settings, net["norm"])
             panel.set(xscale="log", yscale="log")
             panel.set_title(f"{dataset}, {model}: {style.SPLIT_NAMES[split]}")
+            panel.set_ylim(top=100 * panel.get_ylim()[1])  # room for the legend
+            panel.minorticks_off()
             panel.legend(loc="upper right")
         axes[row, 0].set_ylabel("density (1/nat)")
     for panel in axes[-1]:

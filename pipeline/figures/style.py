@@ -14,7 +14,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-PAGE_WIDTH = 6.9  # two columns of a paper
+PAGE_WIDTH, COLUMN_WIDTH = 6.9, 3.5  # of a paper in two columns
 ROW_HEIGHT = 1.65
 PALETTE = sns.color_palette("colorblind")
 INK = "0.25"
@@ -49,11 +49,11 @@ def theme() -> Iterator[None]:
 def panels(
     rows: int, columns: int, *, title: str, row_height: float = ROW_HEIGHT, **options: Any
 ) -> tuple[Figure, Any]:
-    """Return a page-wide figure and its (rows, columns) array of axes."""
+    """Return a figure and its (rows, columns) array of axes: page-wide, or one column alone."""
     figure, axes = plt.subplots(
         rows,
         columns,
-        figsize=(PAGE_WIDTH, row_height * rows + 0.9),
+        figsize=(min(PAGE_WIDTH, COLUMN_WIDTH * columns), row_height * rows + 0.9),
         squeeze=False,
         layout="constrained",
         **options,

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from pipeline.config import CubeJob
 from pipeline.cubes.spectrum import spectrum_cube
 from pipeline.cubes.store import attributes, write_cube
 from pipeline.cubes.training import training_cube
 from pipeline.provenance import provenance
+from pipeline.tasks import CubeJob
 
 CUBES = {"training": training_cube, "spectrum": spectrum_cube}
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import xarray as xr
 
 from pipeline.atomic import replacing
-from pipeline.config import FigureJob
 from pipeline.figures import density, overview, power_law, split, split_initial, style, training
+from pipeline.tasks import FigureJob
 
 FIGURES = {
     "training": training.draw,

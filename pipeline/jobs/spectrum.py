@@ -11,7 +11,6 @@ import xarray as xr
 from pipeline.anatomy.spectrum import MatrixSpectrum, matrix_spectrum
 from pipeline.api import OpenRun, open_run
 from pipeline.atomic import remove
-from pipeline.config import SpectrumJob
 from pipeline.cubes.store import attributes, write_part
 from pipeline.curvature.sandwich import gauss_newton
 from pipeline.curvature.second_order import hessian, residual
@@ -20,6 +19,7 @@ from pipeline.progress import progress, say
 from pipeline.provenance import provenance
 from pipeline.runs import Run, part_path, results_of
 from pipeline.scratch import scratch_folder
+from pipeline.tasks import SpectrumJob
 
 OPERATORS = {"Hess": hessian, "G": gauss_newton, "H": residual}
 

@@ -8,7 +8,7 @@ from shutil import copyfile
 from typing import Any
 
 from pipeline.atomic import remove, replacing, sha256
-from pipeline.config import TrainJob, image_size
+from pipeline.config import image_size
 from pipeline.data.examples import load_examples
 from pipeline.device import device_name, prepare
 from pipeline.models.registry import build
@@ -16,6 +16,7 @@ from pipeline.provenance import provenance
 from pipeline.runs import Run, checkpoint_path
 from pipeline.scratch import scratch_folder
 from pipeline.streams import stream
+from pipeline.tasks import TrainJob
 from pipeline.training.checkpoint import Row
 from pipeline.training.loop import train
 

@@ -1,0 +1,40 @@
+RESULTS = CONFIG.results
+RUN = f"{RESULTS}/runs/{PATTERN}"
+RUNS = CONFIG.runs()
+
+
+def train_params(wildcards):
+    return train_job(
+        CONFIG, dataset=wildcards.dataset, model=wildcards.model, recipe=wildcards.recipe
+    ).model_dump_json()
+
+
+def spectrum_params(wildcards):
+    return spectrum_job(
+        CONFIG, dataset=wildcards.dataset, model=wildcards.model, recipe=wildcards.recipe
+    ).model_dump_json()
+
+
+def cube_params(wildcards):
+    return cube_job(CONFIG, wildcards.cube).model_dump_json()
+
+
+def figure_params(wildcards):
+    return figure_job(CONFIG, wildcards.figure).model_dump_json()
+
+
+def cube_parts(wildcards):
+    """Return every file that the cube is gathered from."""
+    if wildcards.cube == "training":
+        return [str(run_folder(RESULTS, run) / name) for run in RUNS for name in TRAINING_FILES]
+    return [
+        str(part_path(RESULTS, run, epoch, split, wildcards.cube))
+        for run in RUNS
+        for epoch in CONFIG.recipes[run.recipe].checkpoints
+        for split in CONFIG.spectrum.splits
+    ]
+
+
+def figure_cubes(wildcards):
+    """Return the manifests of the figure's cubes: they change when the cubes' contents do."""
+    return [f"{RESULTS}/cubes/{cube}.manifest.json" for cube in FIGURES[wildcards.figure]]
