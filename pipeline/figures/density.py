@@ -35,7 +35,9 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
             found = curve(matrix, settings)
             plot_density(panel, found, style.MATRIX_COLOURS["Hess"])
             limit_heights(panel, [found])
-            style.note(panel, f"{len(found.outliers)} outliers, C = {int(matrix.classes)}")
+            style.note(
+                panel, f"{style.count(len(found.outliers), 'outlier')}, C = {int(matrix.classes)}"
+            )
         axes[row, 0].set_ylabel("density (1/nat)")
     for panel in axes[-1]:
         panel.set_xlabel("eigenvalue (nat)")

@@ -35,7 +35,9 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
             found = curve(matrix, settings)
             plot_density(panel, found, style.MATRIX_COLOURS["Hess"])
             limit_heights(panel, [found])
-            style.note(panel, f"{len(found.outliers)} outliers\nC = {int(matrix.classes)}")
+            style.note(
+                panel, f"{style.count(len(found.outliers), 'outlier')}\nC = {int(matrix.classes)}"
+            )
         axes[-1, column].set_xlabel("eigenvalue (nat)")
     for row, split in enumerate(splits):
         axes[row, 0].set_ylabel(f"{split}\ndensity (1/nat)")

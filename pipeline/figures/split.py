@@ -39,7 +39,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures, *, last: bool = True) 
             found = curve(network.sel(matrix=matrix), settings)
             curves.append(found)
             plot_density(panel, found, style.MATRIX_COLOURS[matrix])
-            text = f"{len(found.outliers)} outliers"
+            text = style.count(len(found.outliers), "outlier")
             if "G" in matrices:
                 edge = float(network.sel(matrix="G").bulk_edge)
                 panel.axvline(edge, ls="--", lw=0.7, color=style.INK)

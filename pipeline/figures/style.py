@@ -84,6 +84,11 @@ def note(axes: Axes, text: str, *, corner: str = "upper right") -> None:
     )
 
 
+def count(number: int, thing: str) -> str:
+    """Return "1 outlier", "9 outliers"."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def examples(n_per_class: int) -> str:
     """Return how a title names a number of training examples per class."""
     return f"{n_per_class} training examples per class" if n_per_class else "full training set"
