@@ -25,7 +25,8 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
         len(rows),
         len(splits),
         title="Tail of the spectrum of |H| at the last checkpoint; dashed: fitted power law\n"
-        f"{style.count(cube.sizes['seed'], 'seed')} pooled, {style.examples(int(cube.n_per_class))}",
+        f"{style.count(cube.sizes['seed'], 'seed')} pooled, "
+        f"{style.examples(int(cube.n_per_class))}",
         row_height=2.0,
     )
     for row, (dataset, model) in enumerate(rows):

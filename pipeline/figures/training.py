@@ -21,7 +21,8 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
     figure, axes = style.panels(
         2,
         len(columns),
-        title=f"Training: mean and range over {style.count(cube.sizes['seed'], 'seed')}, {style.examples(size)}",
+        title=f"Training: mean and range over {style.count(cube.sizes['seed'], 'seed')}, "
+        f"{style.examples(size)}",
         sharex="col",
         sharey="row",
     )
