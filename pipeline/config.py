@@ -171,6 +171,9 @@ class Compute(Settings):
     tf32: bool = Field(False, description="let a GPU round float32 products to TF32")
     threads: PositiveInt = Field(1, description="CPU threads per job")
     chunk: PositiveInt = Field(1000, description="examples linearised at once")
+    memory_gb: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="GiB for kept linearised chunks; null: a share of what is free"
+    )
 
 
 class Figures(Settings):

@@ -1,7 +1,7 @@
 """Linear operators and their algebra: products; sums, multiples, deflation."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -94,26 +94,3 @@ class Dense(LinearOperator):
     def matmat(self, V: torch.Tensor) -> torch.Tensor:
         """Return the product with the columns of ``V``."""
         return self.matrix @ V
-
-
-class ChunkSum(LinearOperator):
-    """A sum over chunks of examples, each a product (p,) -> (p,) that holds its own weight."""
-
-    def __init__(
-        self,
-        products: Sequence[Callable[[torch.Tensor], torch.Tensor]],
-        dimension: int,
-        dtype: torch.dtype,
-        device: torch.device,
-        *,
-        positive: bool,
-    ) -> None:
-        super().__init__(dimension, dtype, device)
-        self.products = tuple(products)
-        self.positive = positive
-
-    def matmat(self, V: torch.Tensor) -> torch.Tensor:
-        """Return the product with the columns of ``V``, chunk by chunk in a fixed order."""
-        columns = [v.contiguous() for v in V.to(self.dtype).unbind(1)]
-        with torch.no_grad():
-            return torch.stack([sum(product(v) for product in self.products) for v in columns], 1)

@@ -11,6 +11,7 @@ from torch import nn
 from torch.func import functional_call, linearize
 
 from pipeline.curvature.loss import label_mask
+from pipeline.curvature.memory import activation_bytes, budget
 from pipeline.errors import AnatomyError
 
 
@@ -20,6 +21,9 @@ class HasExamples(Protocol):
     inputs: torch.Tensor
     labels: torch.Tensor
 
+
+# Bytes that a linearised chunk holds, in bytes of its layers' outputs: LeNet5 takes 4.5.
+GUESS = 6
 
 Data = HasExamples | tuple[torch.Tensor, torch.Tensor]
 
@@ -53,11 +57,16 @@ class Chunk:
     inputs: torch.Tensor
     mask: torch.Tensor
 
+    def __len__(self) -> int:
+        return len(self.mask)
+
 
 class Problem:
     """A network and N examples; the loss is the mean over all N, so short chunks weigh less."""
 
-    def __init__(self, model: nn.Module, data: Data, *, chunk: int) -> None:
+    def __init__(
+        self, model: nn.Module, data: Data, *, chunk: int, memory_gb: float | None
+    ) -> None:
         self.network = FlatNetwork(model)
         inputs, labels = data if isinstance(data, tuple) else (data.inputs, data.labels)
         theta = self.network.theta
@@ -69,7 +78,8 @@ class Problem:
         self.inputs = inputs.to(theta.device, theta.dtype)
         self.labels = labels.to(theta.device)
         self.examples = len(labels)
-        self._chunk = chunk
+        self.chunk = chunk
+        self.memory = budget(memory_gb, theta.device)
         self.classes = self._check_logits()
 
     @property
@@ -80,10 +90,14 @@ class Problem:
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield the examples in their order, ``chunk`` at a time, the last possibly shorter."""
-        for start in range(0, self.examples, self._chunk):
-            stop = start + self._chunk
+        for start in range(0, self.examples, self.chunk):
+            stop = start + self.chunk
             mask = label_mask(self.labels[start:stop], self.classes)
             yield Chunk(self.inputs[start:stop], mask)
+
+    def guessed_bytes(self) -> float:
+        """Return a guess of what a linearised example holds, before one has been measured."""
+        return GUESS * activation_bytes(self.network.module, self.inputs[:1])
 
     def _check_logits(self) -> int:
         logits = self.network.logits(self.network.theta, self.inputs[:1])

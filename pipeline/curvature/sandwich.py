@@ -1,27 +1,34 @@
 """Operators J^T K J, with K acting on logits: the Gauss-Newton part G."""
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
-from torch.func import vjp
+from torch.func import jvp, vjp
 
-from pipeline.curvature.base import ChunkSum
+from pipeline.curvature.chunked import ChunkSum, Kept, Product, chunk_sum
 from pipeline.curvature.loss import loss_hessian_product
+from pipeline.curvature.memory import activation_bytes, held_bytes
 from pipeline.curvature.problem import Chunk, Data, Problem, linearised
 
 
-def gauss_newton(model: nn.Module, data: Data, *, chunk: int = 1000) -> ChunkSum:
+def gauss_newton(
+    model: nn.Module, data: Data, *, chunk: int = 1000, memory_gb: float | None = None
+) -> ChunkSum:
     """Return G = (1/N) sum_i J_i^T (diag(pi_i) - pi_i pi_i^T) J_i as a (p, p) operator.
 
     Options as ``hessian``.  Source: S; docs/method.md.
     """
-    problem = Problem(model, data, chunk=chunk)
-    products = [_sandwich(problem, piece) for piece in problem.chunks()]
-    return ChunkSum(products, **problem.about, positive=True)
+    problem = Problem(model, data, chunk=chunk, memory_gb=memory_gb)
+
+    def keep(chunk: Chunk) -> Kept:
+        return _kept(problem, chunk)
+
+    def recompute(chunk: Chunk) -> Product:
+        return _recomputed(problem, chunk)
+
+    return chunk_sum(problem, keep=keep, recompute=recompute, positive=True)
 
 
-def _sandwich(problem: Problem, chunk: Chunk) -> Callable[[torch.Tensor], torch.Tensor]:
+def _kept(problem: Problem, chunk: Chunk) -> Kept:
     theta = problem.network.theta
 
     def logits_of(parameters: torch.Tensor) -> torch.Tensor:
@@ -34,6 +41,26 @@ def _sandwich(problem: Problem, chunk: Chunk) -> Callable[[torch.Tensor], torch.
     def product(v: torch.Tensor) -> torch.Tensor:
         # v -> J v -> K J v -> J^T K J v
         Ku = loss_hessian_product(probabilities, chunk.mask, push(v))
+        return pull(Ku / problem.examples)[0]
+
+    saved = activation_bytes(problem.network.module, chunk.inputs)  # by autograd, for J^T
+    return Kept(product, held_bytes(push) + saved)
+
+
+def _recomputed(problem: Problem, chunk: Chunk) -> Product:
+    theta = problem.network.theta
+
+    def product(v: torch.Tensor) -> torch.Tensor:
+        def both(parameters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            # One forward serves J v and, pulled back, J^T.
+            def logits_of(inner: torch.Tensor) -> torch.Tensor:
+                return problem.network.logits(inner, chunk.inputs)
+
+            logits, u = jvp(logits_of, (parameters,), (v,))
+            return logits, u.detach()
+
+        logits, pull, u = vjp(both, theta, has_aux=True)
+        Ku = loss_hessian_product(logits.softmax(-1), chunk.mask, u)
         return pull(Ku / problem.examples)[0]
 
     return product

@@ -67,7 +67,12 @@ def _part(run: OpenRun, split: str, job: SpectrumJob) -> xr.Dataset:
     settings = job.spectrum
     found = {
         matrix: matrix_spectrum(
-            OPERATORS[matrix](run.model, getattr(run, split), chunk=job.compute.chunk),
+            OPERATORS[matrix](
+                run.model,
+                getattr(run, split),
+                chunk=job.compute.chunk,
+                memory_gb=job.compute.memory_gb,
+            ),
             top=settings.top[matrix],
             tolerance=settings.tolerance,
             probes=settings.probes,

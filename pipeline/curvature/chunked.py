@@ -1,0 +1,84 @@
+"""Sums over chunks of examples, each kept linearised within a budget, or recomputed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.curvature.base import LinearOperator
+from pipeline.curvature.memory import GIB
+from pipeline.curvature.problem import Chunk, Problem
+from pipeline.errors import AnatomyError
+from pipeline.progress import say
+
+Product = Callable[[torch.Tensor], torch.Tensor]  # (p,) -> (p,), with the chunk's own weight
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A chunk linearised once: its product, and the bytes that stay taken for it."""
+
+    product: Product
+    held: int
+
+
+class ChunkSum(LinearOperator):
+    """A sum over chunks; ``kept`` of them are linearised, the others recomputed at each product."""
+
+    def __init__(
+        self, problem: Problem, products: Sequence[Product], *, kept: int, positive: bool
+    ) -> None:
+        super().__init__(**problem.about)
+        self.products = tuple(products)
+        self.kept = kept
+        self.positive = positive
+
+    def matmat(self, V: torch.Tensor) -> torch.Tensor:
+        """Return the product with the columns of ``V``, chunk by chunk in a fixed order."""
+        columns = [v.contiguous() for v in V.to(self.dtype).unbind(1)]
+        with torch.no_grad():
+            return torch.stack([sum(product(v) for product in self.products) for v in columns], 1)
+
+
+def chunk_sum(
+    problem: Problem,
+    *,
+    keep: Callable[[Chunk], Kept],
+    recompute: Callable[[Chunk], Product],
+    positive: bool,
+) -> ChunkSum:
+    """Return the operator, with as many chunks kept as the problem's memory budget allows.
+
+    Where the device runs out of memory the chunk is halved; AnatomyError when it cannot be.
+    """
+    while True:
+        try:
+            return _built(problem, keep, recompute, positive)
+        except torch.OutOfMemoryError as error:
+            if problem.chunk == 1:
+                raise AnatomyError(
+                    f"out of memory on {problem.network.theta.device} with one example at a time "
+                    f"and {problem.memory / GIB:.2g} GiB for kept chunks. Lower compute.memory_gb"
+                ) from error
+            problem.chunk //= 2
+            say(f"out of memory: going on with compute.chunk {problem.chunk}")
+
+
+def _built(
+    problem: Problem,
+    keep: Callable[[Chunk], Kept],
+    recompute: Callable[[Chunk], Product],
+    positive: bool,
+) -> ChunkSum:
+    products: list[Product] = []
+    left, kept = problem.memory, 0
+    per_example = problem.guessed_bytes()
+    for chunk in problem.chunks():
+        if per_example * len(chunk) <= left:
+            piece = keep(chunk)
+            products.append(piece.product)
+            left, kept = left - piece.held, kept + 1
+            per_example = piece.held / len(chunk)  # the guess gives way to the measurement
+        else:
+            products.append(recompute(chunk))
+    return ChunkSum(problem, products, kept=kept, positive=positive)

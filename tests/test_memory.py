@@ -1,0 +1,68 @@
+"""Kept and recomputed chunks: equal bits, within the budget."""
+
+import psutil
+import pytest
+import torch
+
+from pipeline.curvature import chunked as chunked_module
+from pipeline.curvature import gauss_newton, hessian, residual
+from pipeline.curvature.memory import GIB
+from pipeline.errors import AnatomyError
+from pipeline.models.lenet import lenet5
+
+OPERATORS = [hessian, gauss_newton, residual]
+
+
+@pytest.fixture(scope="module")
+def lenet():
+    torch.manual_seed(0)
+    return lenet5((1, 32, 32), 10, "batch").eval(), torch.randn(600, 1, 32, 32)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_a_recomputed_chunk_changes_no_bit(lenet, operator):
+    model, inputs = lenet
+    data = (inputs[:130], torch.arange(130) % 10)
+    kept = operator(model, data, chunk=50)
+    some = operator(model, data, chunk=50, memory_gb=0.03)
+    none = operator(model, data, chunk=50, memory_gb=0.0)
+    assert (kept.kept, none.kept) == (3, 0)
+    assert 0 < some.kept < 3
+    v = torch.randn(kept.shape[0])
+    assert torch.equal(kept @ v, none @ v)
+    assert torch.equal(kept @ v, some @ v)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_what_is_kept_is_measured_and_within_the_budget(lenet, operator):
+    model, inputs = lenet
+    data = (inputs, torch.arange(600) % 10)
+    process = psutil.Process()
+    operator(model, (inputs[:10], data[1][:10]))  # what PyTorch itself takes at the first time
+    before = process.memory_info().rss
+    made = operator(model, data, chunk=100, memory_gb=0.1)
+    taken = process.memory_info().rss - before
+    assert 1 <= made.kept < 6
+    # The network's copy, code and the allocator's slack come on top.
+    assert taken < 1.3 * 0.1 * GIB + 20e6
+
+
+def test_out_of_memory_halves_the_chunk_then_says_what_to_lower(lenet, monkeypatch, capsys):
+    model, inputs = lenet
+    data = (inputs[:40], torch.arange(40) % 10)
+    expected = hessian(model, data, chunk=10) @ torch.ones(61706)
+    original = chunked_module._built
+    limit = 10
+
+    def scarce(problem, *arguments):
+        if problem.chunk > limit:
+            raise torch.OutOfMemoryError
+        return original(problem, *arguments)
+
+    monkeypatch.setattr(chunked_module, "_built", scarce)
+    found = hessian(model, data, chunk=40)
+    assert torch.equal(found @ torch.ones(61706), expected)
+    assert "going on with compute.chunk 10" in capsys.readouterr().err
+    limit = 0
+    with pytest.raises(AnatomyError, match="Lower compute.memory_gb"):
+        hessian(model, data, chunk=4)
