@@ -64,5 +64,5 @@ def test_out_of_memory_halves_the_chunk_then_says_what_to_lower(lenet, monkeypat
     assert torch.equal(found @ torch.ones(61706), expected)
     assert "going on with compute.chunk 10" in capsys.readouterr().err
     limit = 0
-    with pytest.raises(AnatomyError, match="Lower compute.memory_gb"):
+    with pytest.raises(AnatomyError, match=r"Lower compute\.memory_gb"):
         hessian(model, data, chunk=4)
