@@ -1,6 +1,7 @@
 """The device, arithmetic and thread count of a job, set in one place."""
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from pipeline.config import Compute
 from pipeline.errors import AnatomyError
@@ -12,6 +13,7 @@ def prepare(compute: Compute) -> torch.device:
     Raises AnatomyError where the device asked for is not there.
     """
     torch.set_num_threads(compute.threads)
+    threadpool_limits(compute.threads)  # NumPy's and SciPy's own pools
     torch.backends.cuda.matmul.allow_tf32 = compute.tf32
     torch.backends.cudnn.allow_tf32 = compute.tf32
     torch.backends.cudnn.benchmark = False

@@ -7,6 +7,8 @@ import torch
 
 from pipeline.spectra.lanczos import Operator, gaussian, orthogonalised
 
+CHECK_EVERY = 3  # steps between looks at convergence: a look costs less than a product
+
 
 @dataclass(frozen=True)
 class Eigenpairs:
@@ -49,16 +51,17 @@ def top_eigenpairs(
     krylov = _Krylov(operator, size, seed)
     products = 0
     while True:
-        products += krylov.grow()
+        products += krylov.grow(k, 0.5 * tolerance)
         values, S = krylov.ritz()
         residuals = krylov.residuals(values[:k], S[:, :k])
         scale = np.abs(values).max()
         converged = residuals <= tolerance * scale
-        if converged.all() or size == p or products >= max_products:
+        if converged.all() or krylov.filled == p or products >= max_products:
             vectors = krylov.combine(krylov.Q, S[:, :k]).T
             return Eigenpairs(values[:k], vectors, residuals, converged, products)
-        # Keeping more than k restarts better: the gap that drives convergence is then wider.
-        krylov.restart(values, S, min(k + (size - k) // 2, size - 2))
+        if krylov.filled == size:
+            # Keeping more than k restarts better: the gap that drives convergence is then wider.
+            krylov.restart(values, S, min(k + (size - k) // 2, size - 2))
 
 
 class _Krylov:
@@ -71,35 +74,59 @@ class _Krylov:
         self.W = torch.zeros_like(self.Q)
         self.T = np.zeros((size, size))
         self.next = gaussian(operator, seed)
+        self.last = np.zeros(size)  # how the basis couples to ``next``: Q^T A = T Q^T + next last^T
         self.filled = 0
 
-    def grow(self) -> int:
-        """Fill the basis by Lanczos steps; return the number of products."""
+    def grow(self, k: int, tolerance: float) -> int:
+        """Grow the basis by Lanczos steps until k pairs seem converged or it is full.
+
+        Returns the number of products.
+        """
         first = self.filled
         for j in range(first, self.size):
-            self.Q[j] = self._direction(j)
+            self._couple(j)
             self.W[j] = self.operator.matmat(self.Q[j][:, None])[:, 0]
-            column = (self.Q[: j + 1] @ self.W[j]).double().cpu().numpy()
-            self.T[: j + 1, j] = self.T[j, : j + 1] = column
-            self.next = orthogonalised(self.W[j][None], self.Q[None, : j + 1])[0]
-        self.filled = self.size
-        return self.size - first
+            self.T[j, j] = float((self.Q[j] * self.W[j]).sum(dtype=torch.float64))
+            # The first Gram-Schmidt pass takes the couplings that T tells; a second, full one then
+            # removes what rounding left.
+            told = max(0, j - 1) if j > first else 0
+            couplings = torch.as_tensor(self.T[told : j + 1, j], dtype=self.W.dtype)
+            w = self.W[j] - couplings.to(self.W.device) @ self.Q[told : j + 1]
+            self.next = orthogonalised(w[None], self.Q[None, : j + 1], passes=1)[0]
+            self.filled = j + 1
+            if j - first >= k // 2 and (j - first) % CHECK_EVERY == 0 and self._seems(k, tolerance):
+                break
+        return self.filled - first
 
-    def _direction(self, j: int) -> torch.Tensor:
+    def _couple(self, j: int) -> None:
+        """Set basis vector j along ``next``, and its couplings in T to those before it."""
         w = self.next
-        norm = torch.linalg.vector_norm(w)
-        tiny = 50 * torch.finfo(w.dtype).eps * np.abs(self.T).max()
-        if j > 0 and norm <= tiny:
+        norm = float(torch.linalg.vector_norm(w, dtype=torch.float64))
+        if j > 0 and norm <= 50 * torch.finfo(w.dtype).eps * np.abs(self.T).max():
             # An invariant subspace: go on from a fresh direction, uncoupled to what is found.
             w = gaussian(self.operator, self.seed + j)
             w = orthogonalised(w[None], self.Q[None, :j])[0]
-            norm = torch.linalg.vector_norm(w)
-        return w / norm
+            self.Q[j] = w / torch.linalg.vector_norm(w)
+            norm = 0.0
+        else:
+            self.Q[j] = w / norm
+        self.T[:j, j] = self.T[j, :j] = norm * self.last[:j]
+        self.last = np.zeros(self.size)
+        self.last[j] = 1.0
+
+    def _seems(self, k: int, tolerance: float) -> bool:
+        """Return whether the estimated residuals of k pairs are within tolerance."""
+        values, S = self.ritz()
+        beta = float(torch.linalg.vector_norm(self.next))
+        return len(values) > k and bool(
+            (beta * np.abs(S[-1, :k]) <= tolerance * np.abs(values).max()).all()
+        )
 
     def ritz(self) -> tuple[np.ndarray, np.ndarray]:
         """Return Ritz values, the largest first, and their coordinates in the basis."""
-        values, S = np.linalg.eigh(self.T)
-        return values[::-1].copy(), S[:, ::-1].copy()
+        # PyTorch's solver: NumPy's would wake a second pool of threads, which slows the products.
+        values, S = torch.linalg.eigh(torch.from_numpy(self.T[: self.filled, : self.filled]))
+        return values.flip(0).numpy(), S.flip(1).numpy()
 
     def residuals(self, values: np.ndarray, S: np.ndarray) -> np.ndarray:
         """Return ||A v - lambda v|| of Ritz pairs, from the kept images."""
@@ -110,7 +137,8 @@ class _Krylov:
 
     def combine(self, rows: torch.Tensor, S: np.ndarray) -> torch.Tensor:
         """Return S^T rows."""
-        return torch.as_tensor(S.T.copy(), dtype=rows.dtype, device=rows.device) @ rows
+        S = torch.as_tensor(S.T.copy(), dtype=rows.dtype, device=rows.device)
+        return S @ rows[: S.shape[1]]
 
     def restart(self, values: np.ndarray, S: np.ndarray, kept: int) -> None:
         """Cut the basis back to its ``kept`` best Ritz vectors."""
@@ -118,4 +146,5 @@ class _Krylov:
             rows[:kept] = self.combine(rows, S[:, :kept])
         self.T[:] = 0.0
         self.T[np.arange(kept), np.arange(kept)] = values[:kept]
+        self.last[:kept] = S[-1, :kept]
         self.filled = kept

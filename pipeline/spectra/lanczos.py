@@ -69,7 +69,11 @@ def lanczos(operator: Operator, start: torch.Tensor, steps: int) -> Tridiagonal:
         basis[:, j] = q
         w = operator.matmat(q.T.contiguous()).T
         alpha[:, j] = (w * q).sum(1, dtype=torch.float64)
-        w = orthogonalised(w, basis[:, : j + 1])
+        # The first Gram-Schmidt pass needs the last two vectors alone: A q has no others.
+        w = w - alpha[:, j : j + 1].to(w.dtype) * q
+        if j > 0:
+            w = w - beta[:, j - 1 : j].to(w.dtype) * basis[:, j - 1]
+        w = orthogonalised(w, basis[:, : j + 1], passes=1)
         beta[:, j] = _norms(w)
         # A norm of rounding size is an exhausted space: stop there with zeros, not with noise.
         scale = alpha[:, : j + 1].abs().amax(1) + beta[:, : j + 1].amax(1)
@@ -82,9 +86,9 @@ def lanczos(operator: Operator, start: torch.Tensor, steps: int) -> Tridiagonal:
     )
 
 
-def orthogonalised(w: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
-    """Return rows ``w`` (b, p) less their parts in the spans of ``basis`` (b, j, p): two passes."""
-    for _ in range(2):
+def orthogonalised(w: torch.Tensor, basis: torch.Tensor, *, passes: int = 2) -> torch.Tensor:
+    """Return rows ``w`` (b, p) less their parts in the spans of ``basis`` (b, j, p)."""
+    for _ in range(passes):
         overlaps = torch.bmm(basis, w[:, :, None])
         w = w - torch.bmm(overlaps.transpose(1, 2), basis)[:, 0]
     return w

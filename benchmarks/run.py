@@ -1,0 +1,107 @@
+"""`make bench`: this project beside its peers, a process at a time, in turn: a table, a picture."""
+
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+HERE = Path(__file__).parent
+DOCS = HERE.parent / "docs"
+NETWORKS = ("F-200^2", "LeNet5")
+TASKS = {
+    ("Hess", "product"): "Hess, one product",
+    ("Hess", "block"): "Hess, block of 8",
+    ("G", "product"): "G, one product",
+    ("G", "block"): "G, block of 8",
+    ("Hess", "quadrature"): "Hess, quadrature, 10 probes x 64 steps",
+    ("Hess", "top"): "Hess, top 10 eigenpairs to 1e-4",
+}
+PEERS = ("curvlinops", "hessian-eigenthings")
+ROUNDS = 3
+
+
+def main() -> None:
+    """Run every contestant on every task in turn, ROUNDS times, and write docs/benchmarks.*."""
+    records: dict[tuple[str, str, str, str], list[dict[str, float]]] = defaultdict(list)
+    for network in NETWORKS:
+        for matrix, task in TASKS:
+            for _ in range(ROUNDS):
+                for contestant in ("ours", *PEERS):
+                    record = _one(contestant, network, matrix, task)
+                    if record:
+                        records[network, matrix, task, contestant].append(record)
+                        print(network, matrix, task, contestant, record, flush=True)
+    (DOCS / "benchmarks.md").write_text(_table(records), encoding="utf-8")
+    _picture(records)
+
+
+def _one(contestant: str, network: str, matrix: str, task: str) -> dict[str, float] | None:
+    command = [sys.executable, "-W", "ignore", str(HERE / "worker.py"), contestant, network]
+    done = subprocess.run([*command, matrix, task], capture_output=True, text=True)
+    if done.returncode:
+        print(f"{contestant} failed: {done.stderr[-500:]}", file=sys.stderr)
+        return None
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _ratios(records, network: str, matrix: str, task: str, peer: str) -> np.ndarray:
+    """Return peer's seconds over ours, round by round."""
+    ours = records[network, matrix, task, "ours"]
+    theirs = records[network, matrix, task, peer]
+    return np.array([t["seconds"] / o["seconds"] for o, t in zip(ours, theirs, strict=False)])
+
+
+def _median(rows: list[dict[str, float]], key: str) -> float:
+    return float(np.median([row[key] for row in rows]))
+
+
+def _table(records) -> str:
+    lines = [
+        (HERE / "preface.md").read_text(encoding="utf-8"),
+        "| network | task | contestant | time / ours, median (range) | gradients per vector "
+        "| error | memory, MB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    vectors = {"product": 1, "block": 8, "quadrature": 640}
+    for network in NETWORKS:
+        for (matrix, task), name in TASKS.items():
+            for contestant in ("ours", *PEERS):
+                rows = records[network, matrix, task, contestant]
+                if not rows:
+                    lines.append(f"| {network} | {name} | {contestant} | fails | | | |")
+                    continue
+                ratios = _ratios(records, network, matrix, task, contestant)
+                cost = np.median([row["seconds"] / row["gradient"] for row in rows])
+                each = f"{cost / vectors[task]:.2f}" if task in vectors else f"{cost:.0f} in all"
+                lines.append(
+                    f"| {network} | {name} | {contestant} | {np.median(ratios):.2f} "
+                    f"({ratios.min():.2f} to {ratios.max():.2f}) | {each} "
+                    f"| {_median(rows, 'error'):.1e} | {_median(rows, 'memory_mb'):.0f} |"
+                )
+    return "\n".join(lines) + "\n"
+
+
+def _picture(records) -> None:
+    figure, axes = plt.subplots(1, 2, figsize=(7, 3), sharey=True, layout="constrained")
+    for panel, network in zip(axes, NETWORKS, strict=True):
+        for offset, peer in enumerate(PEERS):
+            medians = [np.median(_ratios(records, network, *key, peer)) for key in TASKS]
+            place = np.arange(len(TASKS)) + 0.35 * offset - 0.18
+            panel.barh(place, medians, 0.33, label=peer)
+        panel.axvline(1, color="0.3", lw=0.8, ls="--")
+        panel.set(title=network, xlabel="time / ours", yticks=range(len(TASKS)))
+        panel.set_yticklabels(TASKS.values(), fontsize=7)
+    axes[0].invert_yaxis()
+    axes[1].legend(fontsize=7)
+    figure.savefig(DOCS / "figures" / "benchmarks.png", dpi=160)
+
+
+if __name__ == "__main__":
+    main()
