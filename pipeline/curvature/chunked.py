@@ -37,9 +37,9 @@ class ChunkSum(LinearOperator):
         """Return the product with the columns of ``V``, chunk by chunk in a fixed order."""
         columns = V.to(self.dtype).unbind(1)
         with torch.no_grad():
-            if len(columns) == 1:  # no copies: they cost a fifth of a small network's product
-                return self._one(columns[0])[:, None]
-            return torch.stack([self._one(v) for v in columns], 1)
+            # Columns that lie contiguous, coming and going: copies across rows cost as much as a
+            # small network's product.
+            return torch.stack([self._one(v) for v in columns]).T
 
     def _one(self, v: torch.Tensor) -> torch.Tensor:
         v = v.contiguous()

@@ -67,7 +67,7 @@ def lanczos(operator: Operator, start: torch.Tensor, steps: int) -> Tridiagonal:
     w = q
     for j in range(steps):
         basis[:, j] = q
-        w = operator.matmat(q.T.contiguous()).T
+        w = operator.matmat(q.T).T
         alpha[:, j] = (w * q).sum(1, dtype=torch.float64)
         # The first Gram-Schmidt pass needs the last two vectors alone: A q has no others.
         w = w - alpha[:, j : j + 1].to(w.dtype) * q
@@ -89,8 +89,9 @@ def lanczos(operator: Operator, start: torch.Tensor, steps: int) -> Tridiagonal:
 def orthogonalised(w: torch.Tensor, basis: torch.Tensor, *, passes: int = 2) -> torch.Tensor:
     """Return rows ``w`` (b, p) less their parts in the spans of ``basis`` (b, j, p)."""
     for _ in range(passes):
-        overlaps = torch.bmm(basis, w[:, :, None])
-        w = w - torch.bmm(overlaps.transpose(1, 2), basis)[:, 0]
+        # Row by row: on a CPU a batched product reads memory at half the speed.
+        rows = [torch.addmv(v, Q.T, Q @ v, alpha=-1) for v, Q in zip(w, basis, strict=True)]
+        w = torch.stack(rows)
     return w
 
 
