@@ -76,4 +76,6 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "power_law": ("spectrum",),
     "overview": ("spectrum",),
 }
+# The matrices without which a figure has nothing to show.
+SHOWN_MATRICES = {"density": "Hess", "overview": "Hess", "power_law": "H"}
 CUBES = ("training", "spectrum")

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from pipeline.catalogue import FIGURES, FOLDER, IMAGE_SIZE, SOURCES
+from pipeline.catalogue import FIGURES, FOLDER, IMAGE_SIZE, SHOWN_MATRICES, SOURCES
 from pipeline.config import Config, Dataset
 from pipeline.errors import ConfigError
 
@@ -128,6 +128,20 @@ def _cross_refusals(config: Config) -> Iterator[Refusal]:
     for index, figure in enumerate(config.figures.names):
         if figure not in FIGURES:
             yield _unknown(("figures", "names", index), figure, "figure", FIGURES)
+        needed = SHOWN_MATRICES.get(figure)
+        if needed and needed not in config.spectrum.matrices:
+            yield Refusal(
+                ("spectrum", "matrices"),
+                f"the figure {figure} shows {needed}, which is not among the matrices",
+                f"add {needed}, or leave {figure} out of figures.names",
+            )
+    for index, matrix in enumerate(config.spectrum.matrices):
+        if matrix not in config.spectrum.top:
+            yield Refusal(
+                ("spectrum", "matrices", index),
+                f"spectrum.top does not say how many eigenpairs of {matrix} to find",
+                f"add {matrix} to spectrum.top",
+            )
     yield from _grid_refusals(config)
 
 

@@ -55,6 +55,12 @@ REFUSALS = {
         ["grid[0].n_per_class[1]", "155", "digits has 154"],
     ),
     "unknown figure": (["figures", "names"], ["densty"], ["'densty'", "mean 'density'"]),
+    "a figure of an absent matrix": (
+        ["spectrum", "matrices"],
+        ["Hess", "G"],
+        ["spectrum.matrices", "power_law shows H", "leave power_law out"],
+    ),
+    "no number of eigenpairs": (["spectrum", "top"], {"Hess": 9, "H": 2}, ["matrices[1]", "of G"]),
     "folder without a path": (["datasets", "digits", "source"], "folder", ["needs a path"]),
     "foreign device": (["compute", "device"], "tpu", ["compute.device", "'tpu'"]),
     "a name that is no path": (["models", "a/b"], {"family": "lenet5"}, ["a/b"]),
