@@ -5,7 +5,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 
-.PHONY: all env test test-slow lint lock clean
+.PHONY: all env test test-slow bench lint lock clean
 
 all: $(READY)
 	$(BIN)/snakemake
@@ -24,6 +24,11 @@ test: lint
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# Beside the peers, which only this needs; some 20 minutes.  ROUNDS=1 is quicker.
+bench: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps hessian-eigenthings==1.0.0a5
+	PYTHONPATH=. $(BIN)/python benchmarks/run.py $(or $(ROUNDS),3)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -14,7 +14,6 @@ import numpy as np
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
-NETWORKS = ("F-200^2", "LeNet5")
 TASKS = {
     ("Hess", "product"): "Hess, one product",
     ("Hess", "block"): "Hess, block of 8",
@@ -24,22 +23,21 @@ TASKS = {
     ("Hess", "top"): "Hess, top 10 eigenpairs to 1e-4",
 }
 PEERS = ("curvlinops", "hessian-eigenthings")
-ROUNDS = 3
 
 
-def main() -> None:
-    """Run every contestant on every task in turn, ROUNDS times, and write docs/benchmarks.*."""
+def main(rounds: int, networks: list[str]) -> None:
+    """Run every contestant on every task in turn, some rounds, and write docs/benchmarks.*."""
     records: dict[tuple[str, str, str, str], list[dict[str, float]]] = defaultdict(list)
-    for network in NETWORKS:
+    for network in networks:
         for matrix, task in TASKS:
-            for _ in range(ROUNDS):
+            for _ in range(rounds):
                 for contestant in ("ours", *PEERS):
                     record = _one(contestant, network, matrix, task)
                     if record:
                         records[network, matrix, task, contestant].append(record)
                         print(network, matrix, task, contestant, record, flush=True)
-    (DOCS / "benchmarks.md").write_text(_table(records), encoding="utf-8")
-    _picture(records)
+    (DOCS / "benchmarks.md").write_text(_table(records, networks), encoding="utf-8")
+    _picture(records, networks)
 
 
 def _one(contestant: str, network: str, matrix: str, task: str) -> dict[str, float] | None:
@@ -62,15 +60,17 @@ def _median(rows: list[dict[str, float]], key: str) -> float:
     return float(np.median([row[key] for row in rows]))
 
 
-def _table(records) -> str:
+def _table(records, networks) -> str:
+    rounds = max(len(rows) for rows in records.values())
     lines = [
         (HERE / "preface.md").read_text(encoding="utf-8"),
+        f"This table: {', '.join(networks)}; {rounds} rounds.\n",
         "| network | task | contestant | time / ours, median (range) | gradients per vector "
         "| error | memory, MB |",
         "|---|---|---|---|---|---|---|",
     ]
     vectors = {"product": 1, "block": 8, "quadrature": 640}
-    for network in NETWORKS:
+    for network in networks:
         for (matrix, task), name in TASKS.items():
             for contestant in ("ours", *PEERS):
                 rows = records[network, matrix, task, contestant]
@@ -88,9 +88,12 @@ def _table(records) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _picture(records) -> None:
-    figure, axes = plt.subplots(1, 2, figsize=(7, 3), sharey=True, layout="constrained")
-    for panel, network in zip(axes, NETWORKS, strict=True):
+def _picture(records, networks: list[str]) -> None:
+    size = (2 + 2.6 * len(networks), 3)
+    figure, axes = plt.subplots(
+        1, len(networks), figsize=size, sharey=True, layout="constrained", squeeze=False
+    )
+    for panel, network in zip(axes[0], networks, strict=True):
         for offset, peer in enumerate(PEERS):
             medians = [np.median(_ratios(records, network, *key, peer)) for key in TASKS]
             place = np.arange(len(TASKS)) + 0.35 * offset - 0.18
@@ -98,10 +101,10 @@ def _picture(records) -> None:
         panel.axvline(1, color="0.3", lw=0.8, ls="--")
         panel.set(title=network, xlabel="time / ours", yticks=range(len(TASKS)))
         panel.set_yticklabels(TASKS.values(), fontsize=7)
-    axes[0].invert_yaxis()
-    axes[1].legend(fontsize=7)
+    axes[0, 0].invert_yaxis()
+    axes[0, -1].legend(fontsize=7)
     figure.savefig(DOCS / "figures" / "benchmarks.png", dpi=160)
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]), sys.argv[2:] or ["F-200^2", "LeNet5"])

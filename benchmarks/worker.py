@@ -13,7 +13,7 @@ from problems import problem
 from pipeline.curvature import gauss_newton, hessian
 
 THREADS = 2
-REPEATS = {"product": 15, "block": 5, "quadrature": 1, "top": 2}
+REPEATS = {"product": 15, "block": 5, "top": 3}  # the quadrature, of 640 products, is timed once
 BLOCK, PROBES, STEPS, PAIRS, TOLERANCE = 8, 10, 64, 10, 1e-4
 
 
@@ -33,8 +33,14 @@ def main(contestant: str, network: str, matrix: str, task: str) -> None:
         "quadrature": lambda: made.quadrature(PROBES, STEPS),
         "top": lambda: made.top(PAIRS, TOLERANCE),
     }
-    result = calls[task]()  # the warm-up
-    seconds = _median(calls[task], REPEATS[task])
+    if task == "quadrature":
+        calls["product"]()  # the warm-up
+        start = time.perf_counter()
+        result = calls[task]()
+        seconds = time.perf_counter() - start
+    else:
+        result = calls[task]()
+        seconds = _median(calls[task], REPEATS[task])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     exact = {"Hess": hessian, "G": gauss_newton}[matrix](model.double(), (x.double(), y))
     record = {
