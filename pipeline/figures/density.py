@@ -28,20 +28,24 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
                 f"{net['dataset']}, {net['model']}, {style.NORM_NAMES[net['norm']]}: "
                 f"{style.SPLIT_NAMES[split]}"
             )
-            if epoch is None:
-                style.note(panel, "diverged")
-                continue
-            matrix = cube.sel(net).sel(epoch=epoch, split=split)
-            found = curve(matrix, settings)
-            plot_density(panel, found, style.MATRIX_COLOURS["Hess"])
-            limit_heights(panel, [found])
-            style.note(
-                panel, f"{style.count(len(found.outliers), 'outlier')}, C = {int(matrix.classes)}"
-            )
+            plot_hessian(panel, cube.sel(net).sel(split=split), epoch, settings)
         axes[row, 0].set_ylabel("density (1/nat)")
     for panel in axes[-1]:
         panel.set_xlabel("eigenvalue (nat)")
     return figure
+
+
+def plot_hessian(panel: Axes, network: xr.Dataset, epoch: int | None, settings: Figures) -> None:
+    """Plot the Hessian's density at ``epoch`` with its outliers counted; None: it diverged."""
+    if epoch is None:
+        style.note(panel, "diverged")
+        return
+    matrix = network.sel(epoch=epoch)
+    found = curve(matrix, settings)
+    plot_density(panel, found, style.MATRIX_COLOURS["Hess"])
+    limit_heights(panel, [found])
+    count = style.count(len(found.outliers), "outlier")
+    style.note(panel, f"{count}, C = {int(matrix.classes)}")
 
 
 def plot_density(panel: Axes, found: Curve, colour: tuple[float, ...]) -> None:

@@ -5,8 +5,8 @@ from matplotlib.figure import Figure
 
 from pipeline.config import Figures
 from pipeline.figures import style
-from pipeline.figures.density import limit_heights, plot_density
-from pipeline.figures.spectral import checkpoint, curve, networks, reference
+from pipeline.figures.density import plot_hessian
+from pipeline.figures.spectral import checkpoint, networks, reference
 
 
 def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
@@ -27,17 +27,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
         epoch = checkpoint(cube.sel(net), last=True)
         axes[0, column].set_title(f"{dataset}\n{net['model']}, {style.NORM_NAMES[net['norm']]}")
         for row, split in enumerate(splits):
-            panel = axes[row, column]
-            if epoch is None:
-                style.note(panel, "diverged")
-                continue
-            matrix = cube.sel(net).sel(epoch=epoch, split=split)
-            found = curve(matrix, settings)
-            plot_density(panel, found, style.MATRIX_COLOURS["Hess"])
-            limit_heights(panel, [found])
-            style.note(
-                panel, f"{style.count(len(found.outliers), 'outlier')}\nC = {int(matrix.classes)}"
-            )
+            plot_hessian(axes[row, column], cube.sel(net).sel(split=split), epoch, settings)
         axes[-1, column].set_xlabel("eigenvalue (nat)")
     for row, split in enumerate(splits):
         axes[row, 0].set_ylabel(f"{split}\ndensity (1/nat)")

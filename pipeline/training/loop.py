@@ -52,13 +52,7 @@ def train(
         weight_decay=recipe.weight_decay,
     )
     state_file = scratch / "state.safetensors"
-    history: list[Row] = []
-    if state_file.exists():
-        state = load_state(state_file)
-        network.load_state_dict(state.network)
-        optimiser.load_state_dict(state.optimiser)
-        history = state.history
-        say(f"{label}: going on after epoch {state.epoch}")
+    history = _resumed(state_file, network, optimiser, label) if state_file.exists() else []
 
     def finish(epoch: int, lr: float) -> None:
         history.append(_evaluated(network, train_set, test_set, epoch=epoch, lr=lr))
@@ -83,12 +77,27 @@ def train(
             save_state(state_file, state)
             saved = time.monotonic()
     if history[-1].diverged:
-        stopped = history[-1].epoch
-        say(f"{label}: diverged in epoch {stopped} (loss {history[-1].train_loss}); stopped there")
-        for epoch in recipe.checkpoints:
-            if epoch >= stopped:
-                save_diverged(checkpoint_path(scratch, epoch), epoch=stopped)
+        _mark_diverged(history[-1], recipe, scratch, label)
     return history
+
+
+def _resumed(
+    state_file: Path, network: nn.Module, optimiser: torch.optim.Optimizer, label: str
+) -> list[Row]:
+    """Set network and optimiser to a saved state, and return its history."""
+    state = load_state(state_file)
+    network.load_state_dict(state.network)
+    optimiser.load_state_dict(state.optimiser)
+    say(f"{label}: going on after epoch {state.epoch}")
+    return state.history
+
+
+def _mark_diverged(last: Row, recipe: Recipe, scratch: Path, label: str) -> None:
+    """Say where training stopped, and put markers for the checkpoints it did not reach."""
+    say(f"{label}: diverged in epoch {last.epoch} (loss {last.train_loss}); stopped there")
+    for epoch in recipe.checkpoints:
+        if epoch >= last.epoch:
+            save_diverged(checkpoint_path(scratch, epoch), epoch=last.epoch)
 
 
 def _until(epochs: range, stop: Callable[[], bool]) -> Iterator[int]:
