@@ -21,7 +21,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
         f"seed {int(cube.seed)}, {style.examples(int(cube.n_per_class))}",
     )
     for row, net in enumerate(shown):
-        epoch = checkpoint(cube.sel(net), last=True)
+        epoch = checkpoint(cube, net, last=True)
         for column, split in enumerate(splits):
             panel = axes[row, column]
             panel.set_title(

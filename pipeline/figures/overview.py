@@ -24,7 +24,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
         row_height=2.0,
     )
     for column, (dataset, net) in enumerate(first.items()):
-        epoch = checkpoint(cube.sel(net), last=True)
+        epoch = checkpoint(cube, net, last=True)
         axes[0, column].set_title(f"{dataset}\n{net['model']}, {style.NORM_NAMES[net['norm']]}")
         for row, split in enumerate(splits):
             plot_hessian(axes[row, column], cube.sel(net).sel(split=split), epoch, settings)

@@ -35,7 +35,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
             for net in shown:
                 if (net["dataset"], net["model"]) != (dataset, model):
                     continue
-                epoch = checkpoint(cube.sel(net), last=True)
+                epoch = checkpoint(cube, net, last=True)
                 if epoch is not None:
                     matrix = cube.sel(net).sel(epoch=epoch, split=split)
                     _lines(panel, matrix, settings, net["norm"])

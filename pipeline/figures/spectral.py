@@ -46,12 +46,14 @@ def networks(cube: xr.Dataset, variable: str = "dimension") -> list[dict[str, st
     ]
 
 
-def checkpoint(network: xr.Dataset, *, last: bool) -> int | None:
-    """Return the last or first epoch at which a network was dissected, None if it never was."""
-    there = network.trace.notnull()
-    there = there.any([dim for dim in there.dims if dim != "epoch"])
-    epochs = network.epoch.values[there.values]
-    return int(epochs[-1 if last else 0]) if len(epochs) else None
+def checkpoint(cube: xr.Dataset, net: dict[str, str], *, last: bool) -> int | None:
+    """Return the first or last epoch that ``cube`` holds, None if ``net`` had diverged by then."""
+    there = cube.trace.notnull()
+    epochs = cube.epoch.values[there.any([dim for dim in there.dims if dim != "epoch"]).values]
+    if not len(epochs):
+        return None
+    epoch = int(epochs[-1 if last else 0])
+    return epoch if bool(there.sel(net, drop=True).sel(epoch=epoch).any()) else None
 
 
 def curve(matrix: xr.Dataset, settings: Figures) -> Curve:

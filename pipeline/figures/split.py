@@ -25,7 +25,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures, *, last: bool = True) 
         sharey="row",
     )
     for row, net in enumerate(shown):
-        epoch = checkpoint(cube.sel(net), last=last)
+        epoch = checkpoint(cube, net, last=last)
         axes[row, 0].set_ylabel("density (1/nat)")
         curves = []
         for column, matrix in enumerate(matrices):
