@@ -73,7 +73,9 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "density": ("spectrum",),
     "split": ("spectrum",),
     "split_initial": ("spectrum",),
+    "log_density": ("spectrum",),
     "power_law": ("spectrum",),
+    "certificate": ("spectrum",),
     "overview": ("spectrum",),
 }
 # The matrices without which a figure has nothing to show.

@@ -152,6 +152,14 @@ class Spectrum(Settings):
         description="eigenpairs found of each matrix, algebraically largest first; some more than "
         "classes, so that outliers can be told from the bulk",
     )
+    bottom: dict[Matrix, Annotated[int, Field(ge=0)]] = Field(
+        {"Hess": 2, "H": 2}, description="eigenpairs found at the lower end; 0 where not named"
+    )
+    exact: Annotated[int, Field(ge=0)] = Field(
+        2000,
+        description="matrices of at most this dimension, and G of at most so many examples times "
+        "classes, are solved whole instead",
+    )
     tolerance: PositiveFloat = Field(
         1e-3,
         description="largest residual of a converged pair, relative to the largest |eigenvalue|",
@@ -173,6 +181,13 @@ class Compute(Settings):
     chunk: PositiveInt = Field(1000, description="examples linearised at once")
     memory_gb: Annotated[float, Field(ge=0)] | None = Field(
         None, description="GiB for kept linearised chunks; null: a share of what is free"
+    )
+    basis_gb: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="GiB for a Krylov basis; null: a quarter of all memory"
+    )
+    vectors: PositiveInt = Field(8, description="vectors multiplied in one pass over the data")
+    compiled: bool = Field(
+        False, description="products through torch.compile; on a CPU it needs a C++ compiler"
     )
 
 

@@ -1,4 +1,5 @@
 import copy
+import shutil
 
 import curvlinops
 import pytest
@@ -7,6 +8,7 @@ from reference import dense_gauss_newton, dense_hessian, relative
 from torch import nn
 
 from pipeline.curvature import gauss_newton, hessian, residual
+from pipeline.curvature import tangent as tangent_module
 from pipeline.curvature.base import Deflated, Dense
 from pipeline.errors import AnatomyError
 
@@ -63,13 +65,51 @@ def test_agrees_with_curvlinops(problem):
         assert relative(ours(model, (inputs, labels)) @ v, other @ v) < 1e-12
 
 
-def test_blocks_equal_single_products_and_shapes_are_checked(one_problem):
+@pytest.mark.parametrize("operator", [hessian, gauss_newton, residual])
+@pytest.mark.parametrize("memory_gb", [None, 0.0])
+def test_vectors_that_share_a_pass_equal_single_products(one_problem, operator, memory_gb):
     model, inputs, labels = one_problem
-    A = hessian(model, (inputs, labels), chunk=CHUNK)
-    V = torch.randn(A.shape[0], 3, dtype=A.dtype)
-    assert torch.equal(A @ V, torch.stack([A @ v for v in V.T], 1))
+    made = {
+        k: operator(model, (inputs, labels), chunk=CHUNK, vectors=k, memory_gb=memory_gb)
+        for k in (1, 3)
+    }
+    V = torch.randn(made[1].shape[0], 4, dtype=torch.float64)
+    single = torch.stack([made[1] @ v for v in V.T], 1)
+    assert torch.equal(made[1] @ V, single)
+    assert relative(made[3] @ V, single) < 1e-14
+
+
+def test_shapes_are_checked(one_problem):
+    model, inputs, labels = one_problem
+    A = hessian(model, (inputs, labels))
     with pytest.raises(ValueError, match="cannot multiply"):
-        A @ V[:-1]
+        A @ torch.ones(A.shape[0] - 1, 3, dtype=A.dtype)
+
+
+def test_compiled_products_equal_eager_ones(one_problem):
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler here")
+    model, inputs, labels = one_problem
+    A, compiled = (hessian(model, (inputs, labels), compiled=c) for c in (False, True))
+    V = torch.randn(A.shape[0], 3, dtype=torch.float64)
+    assert relative(compiled @ V, A @ V) < 1e-13
+    assert relative(compiled @ V[:, 0], A @ V[:, 0]) < 1e-13
+
+
+def test_what_is_dropped_from_a_tangent_changes_no_bit(one_problem, monkeypatch):
+    model, inputs, labels = one_problem
+    V = torch.randn(sum(p.numel() for p in model.parameters()), 3, dtype=torch.float64)
+    lean = hessian(model, (inputs, labels))
+    monkeypatch.setattr(tangent_module, "_drop_idle", lambda graph: None)
+    whole = hessian(model, (inputs, labels))
+    sizes = [len(_graph(A).graph.nodes) for A in (lean, whole)]
+    assert sizes[0] < sizes[1]
+    assert torch.equal(lean @ V[:, 0], whole @ V[:, 0])
+
+
+def _graph(operator):
+    cells = [cell.cell_contents for cell in operator.products[0].__closure__]
+    return next(cell for cell in cells if isinstance(cell, torch.fx.GraphModule))
 
 
 def test_algebra(one_problem):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import synthetic
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +11,9 @@ from pipeline.spectra import density, lanczos_quadrature, top_eigenpairs, trace_
 from pipeline.spectra.lanczos import gaussian, lanczos
 from pipeline.spectra.outliers import count_outliers
 from pipeline.spectra.powerlaw import fit_power_law
+from pipeline.spectra.semicircle import Semicircle, fit_semicircle
 from pipeline.spectra.smoothing import kernel_width, log_density, per_unit
+from pipeline.spectra.trace import xtrace
 
 
 def with_spectrum(values, seed=0, dtype=torch.float64):
@@ -98,6 +101,125 @@ def test_probes_are_independent_streams():
     two = lanczos_quadrature(A, steps=10, seeds=[5, 6])
     three = lanczos_quadrature(A, steps=10, seeds=[5, 6, 7])
     assert np.allclose(two.nodes, three.nodes[:2], rtol=1e-12)
+
+
+REPEATED = np.r_[np.linspace(0, 1, 300), [5, 5, 5, 7, 7, 9], [-3, -3, -2]]
+
+
+@pytest.mark.parametrize("block", [1, 3, 4])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_both_ends_with_repeated_eigenvalues(block, dtype):
+    A = with_spectrum(REPEATED, dtype=dtype)
+    tolerance = 1e-8 if dtype == torch.float64 else 1e-5
+    found = top_eigenpairs(A, 7, bottom=3, tolerance=tolerance, block=block)
+    assert found.converged.all()
+    assert found.bottom == 3
+    expected = np.sort(REPEATED)[::-1]
+    expected = np.r_[expected[:7], expected[-3:]]
+    if block == 1:
+        # One vector meets one copy; what rounding adds are copies, never anything else.
+        assert set(found.values.round(3)) <= set(expected.round(3)) | set(REPEATED.round(3))
+        assert found.values[0] == pytest.approx(9, rel=1e-5)
+    else:
+        assert np.allclose(found.values, expected, atol=100 * tolerance)
+    U = found.vectors.double()
+    assert (U.T @ U - torch.eye(10, dtype=torch.float64)).abs().max() < 1e-5
+    residuals = A @ found.vectors - found.vectors * torch.from_numpy(found.values).to(dtype)
+    assert np.allclose(found.residuals, residuals.norm(dim=0), atol=2 * tolerance)
+
+
+@pytest.mark.parametrize("block", [1, 2])
+def test_more_pairs_than_the_rank_end_in_zeros(block):
+    A = with_spectrum(np.r_[np.zeros(500), np.arange(1, 8)], dtype=torch.float32)
+    found = top_eigenpairs(A, 12, tolerance=1e-5, block=block)
+    assert found.converged.all()
+    assert np.allclose(found.values, [7, 6, 5, 4, 3, 2, 1, 0, 0, 0, 0, 0], atol=1e-4)
+
+
+def test_hundreds_of_pairs_converge_by_restarts():
+    values = np.exp(-np.arange(900) / 60)
+    found = top_eigenpairs(with_spectrum(values), 250, tolerance=1e-9)
+    assert found.converged.all()
+    assert np.allclose(found.values, values[:250], atol=1e-12)
+    assert found.products < 700
+
+
+def test_a_bounded_basis_keeps_the_density():
+    values = np.r_[np.linspace(0, 1, 300), np.linspace(2, 9, 12)]
+    A = with_spectrum(values, dtype=torch.float32)
+    whole = lanczos_quadrature(A, steps=60, seeds=range(8))
+    few = lanczos_quadrature(A, steps=60, seeds=range(8), basis_bytes=5 * 4 * len(values))
+    assert (whole.kept, few.kept) == (60, 5)
+    grid = np.linspace(-1, 10, 500)
+    width = kernel_width(0, 9, 60)
+    heights = [density(q.nodes, q.weights, grid, width=width).mean(0) for q in (whole, few)]
+    assert np.trapezoid(np.abs(heights[0] - heights[1]), grid) < 0.02
+    # What it gives up: without the whole basis, extreme eigenvalues come back as copies.
+    copies = [(np.abs(q.nodes[0] - 9) < 1e-3).sum() for q in (whole, few)]
+    assert copies[0] == 1 < copies[1]
+
+
+def test_outliers_and_bulk_of_a_spiked_wishart_matrix():
+    # Spikes t of X move to t + t/(t - 1), outside the bulk on [0, 4]: free probability.
+    A = synthetic.spiked_wishart()
+    exact = np.linalg.eigvalsh(A.matrix.numpy())[::-1]
+    pairs = top_eigenpairs(A, 16, tolerance=1e-6)
+    assert np.allclose(pairs.values, exact[:16], atol=1e-5)
+    assert np.allclose(pairs.values[:3], [6.25, 16 / 3, 4.5], rtol=0.03)
+    assert count_outliers(pairs.values).count == 3
+    found = lanczos_quadrature(A, steps=128, seeds=range(10))
+    grid = np.linspace(-0.5, 7, 700)
+    width = kernel_width(0, 7, 128)
+    estimate = density(found.nodes, found.weights, grid, width=width).mean(0)
+    whole = density(exact[None], np.full((1, 2000), 1 / 2000), grid, width=width)[0]
+    assert np.trapezoid(np.abs(estimate - whole), grid) < 0.1
+
+
+def test_log_spectrum_of_a_heavy_tailed_matrix():
+    A = synthetic.pareto()
+    exact = np.linalg.eigvalsh(A.matrix.numpy())
+    found = lanczos_quadrature(A, steps=256, seeds=range(10))
+    grid = np.linspace(-1, np.log10(exact[-1]) + 1, 600)
+    estimate = log_density(found.nodes, found.weights, grid, width=0.1).mean(0)
+    whole = log_density(exact[None], np.full((1, 500), 1 / 500), grid, width=0.1)[0]
+    assert np.trapezoid(np.abs(estimate - whole), grid) < 0.1
+    # Squares of Pareto(1) variables have tail index 1/2: the largest eigenvalues are about them.
+    law = fit_power_law(10**grid, per_unit(whole, grid), low=1e3, high=exact[-1] / 10)
+    assert law.exponent == pytest.approx(-1.5, abs=0.15)
+
+
+def test_traces_agree_with_xtrace_and_with_quadrature():
+    values = 1 / np.arange(1, 301) ** 1.5
+    A = with_spectrum(values)
+    scores = []
+    for run in range(60):
+        value, error = xtrace(A, seeds=range(100 * run, 100 * run + 10))
+        scores.append((value - values.sum()) / error)
+    assert abs(np.mean(scores)) < 0.8
+    assert 0.6 < np.std(scores) < 2.5
+    assert xtrace(with_spectrum(np.r_[np.zeros(90), 3, 2, 1]), seeds=range(5))[0] == pytest.approx(
+        6
+    )
+    pairs = top_eigenpairs(A, 20, tolerance=1e-10)
+    rest = Deflated(A, pairs.vectors)
+    trace = trace_estimate(rest, seeds=range(1000, 1100))
+    bulk = lanczos_quadrature(rest, steps=20, seeds=range(100))
+    for degree, (value, error) in enumerate(
+        [(trace.value, trace.standard_error), (trace.square, trace.square_standard_error)], start=1
+    ):
+        exact = (values[20:] ** degree).sum()
+        assert abs(value - exact) < 4 * error
+        value, error = bulk.moment(degree)
+        assert abs(value - exact) < 4 * error
+
+
+def test_a_semicircle_is_recovered():
+    law = Semicircle(0.5, 2.0)
+    x = np.linspace(-1.5, 2.5, 4001)
+    found = fit_semicircle(x, law.density(x))
+    assert found.centre == pytest.approx(0.5)
+    assert found.radius == pytest.approx(2.0, rel=1e-3)
+    assert np.trapezoid(law.density(x), x) == pytest.approx(1, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", SPECTRA)
@@ -198,3 +320,12 @@ def test_outliers_end_at_the_most_isolated_gap(values, count):
     assert found.count == count
     if len(values):
         assert found.edge == values[count]
+
+
+def test_a_count_of_outliers_says_how_certain_it_is():
+    # One eigenvalue far above eight, these above the bulk: the criterion has two gaps to end at.
+    found = count_outliers(np.r_[80, 9, 8.6, 8, 7.7, 7.4, 7, 6.8, 6.5, np.linspace(1, 0.8, 11)])
+    assert (found.fewest, found.most) == (1, 9)
+    assert found.count in (1, 9)
+    plain = count_outliers(np.r_[10, 9, 8, 7, np.linspace(1.0, 0.8, 8)])
+    assert (plain.count, plain.fewest, plain.most) == (4, 4, 4)

@@ -7,6 +7,10 @@ from pipeline import open_run
 from pipeline.atomic import sha256
 from pipeline.config import Compute, Spectrum
 from pipeline.cubes.store import read_part
+from pipeline.curvature import recorded
+from pipeline.curvature.chunked import ChunkSum
+from pipeline.curvature.gram import gauss_newton_factors
+from pipeline.errors import AnatomyError
 from pipeline.jobs import spectrum as job_module
 from pipeline.jobs.spectrum import write_spectra
 from pipeline.jobs.train import train_run
@@ -15,7 +19,9 @@ from pipeline.tasks import SpectrumJob
 
 JOB = SpectrumJob(
     epochs=(3, 30),
-    spectrum=Spectrum(top={"Hess": 12, "G": 12, "H": 2}, steps=20, probes=2, trace_probes=20),
+    spectrum=Spectrum(
+        top={"Hess": 12, "G": 12, "H": 2}, exact=0, steps=20, probes=12, trace_probes=20
+    ),
     compute=Compute(device="cpu", dtype="float64", chunk=40),
     code="test",
 )
@@ -57,9 +63,93 @@ def test_parts_agree_with_dense_matrices(trained):
         assert np.allclose(one.eigenvalue.values[sure], exact[: sure.sum()], atol=1e-4 * exact[0])
         assert abs(float(one.trace) - exact.sum()) < 5 * float(one.trace_stderr) + 1e-12
         # Deflated eigenvalues and quadrature together hold the whole spectrum's second moment.
-        left = (len(exact) - sure.sum()) * (one.ritz_weight * one.ritz_value**2).sum("node")
-        moments = left + np.square(exact[: sure.sum()]).sum()
-        assert float(moments.mean()) == pytest.approx(np.square(exact).sum(), rel=0.5)
+        for degree in (1, 2):
+            moment = one.sel(degree=degree)
+            spread = float(moment.moment_stderr) + 1e-3 * (exact**2).sum()
+            assert abs(float(moment.moment) - (exact**degree).sum()) < 5 * spread
+        square = float(one.square_trace)
+        assert abs(square - (exact**2).sum()) < 5 * float(one.square_trace_stderr) + 1e-12
+        if name != "G":
+            lowest = one.bottom_eigenvalue.values
+            assert np.allclose(lowest, exact[::-1][:2], atol=1e-3 * exact[0])
+        assert float(one.basis_kept) == 20
+        assert float(one.exact) == 0
+
+
+def test_small_matrices_are_solved_whole(trained):
+    # 610 parameters: dense.  G has examples x classes factors, fewer on the test split: Gram.
+    job = JOB.model_copy(
+        update={"spectrum": JOB.spectrum.model_copy(update={"exact": 1000}), "epochs": (30,)}
+    )
+    write_spectra(trained, job)
+    run = open_run(trained, 30, dtype=torch.float64)
+    for split in ("train", "test"):
+        found = read_part(parts(trained)[30, split])
+        for name, operator in job_module.OPERATORS.items():
+            data = getattr(run, split)
+            matrix = operator(run.model, data) @ torch.eye(610, dtype=torch.float64)
+            expected = np.linalg.eigvalsh(matrix.numpy())[::-1]
+            one = found.sel(matrix=name)
+            assert float(one.exact) == 1
+            values = one.eigenvalue.values[np.isfinite(one.eigenvalue.values)]
+            assert np.allclose(values, expected[: len(values)], atol=1e-12 * expected[0])
+            assert np.allclose(expected[len(values) :], 0, atol=1e-12 * expected[0])
+            assert float(one.trace) == pytest.approx(expected.sum(), abs=1e-10)
+            assert float(one.trace_stderr) == 0
+            measured = one.residual.values[: JOB.spectrum.top[name]]
+            assert (measured < 1e-12 * expected[0]).all()
+
+
+def test_gram_factors_are_of_g(trained):
+    run = open_run(trained, 30, dtype=torch.float64)
+    data = (run.test.inputs[:33], run.test.labels[:33])
+    rows = gauss_newton_factors(run.model, data).rows
+    G = job_module.OPERATORS["G"](run.model, data) @ torch.eye(610, dtype=torch.float64)
+    assert torch.allclose(rows.T @ rows, G, atol=1e-13 * float(G.norm()))
+
+
+def test_a_basis_that_does_not_fit_is_recorded_and_pairs_are_refused(trained):
+    bytes_per_vector = 610 * 8
+    compute = JOB.compute.model_copy(update={"basis_gb": 19 * 2 * bytes_per_vector / 2**30})
+    settings = JOB.spectrum.model_copy(update={"steps": 60, "matrices": ("G",)})
+    job = JOB.model_copy(update={"compute": compute, "spectrum": settings, "epochs": (30,)})
+    write_spectra(trained, job)
+    found = read_part(parts(trained)[30, "train"]).sel(matrix="G")
+    assert float(found.basis_kept) == 38
+    assert found.sizes["node"] == 60
+    moment = found.sel(degree=1)
+    assert abs(float(moment.moment - moment.trace)) < 5 * float(moment.trace_stderr) + 1e-6
+    compute = JOB.compute.model_copy(update={"basis_gb": 10 * bytes_per_vector / 2**30})
+    with pytest.raises(AnatomyError, match=r"Raise compute\.basis_gb or lower spectrum\.top"):
+        write_spectra(trained, job.model_copy(update={"compute": compute}))
+
+
+def test_a_killed_job_goes_on_within_a_matrix_and_ends_identical(trained, monkeypatch):
+    monkeypatch.setattr(recorded, "RECORD_ABOVE", 0.0)
+    job = only("Hess").model_copy(update={"epochs": (30,)})
+    write_spectra(trained, job)
+    whole = sha256(parts(trained)[30, "train"])
+    counts = {"made": 0, "dies_at": 25}
+    original = ChunkSum.matmat
+
+    def counted(self, V):
+        if counts["made"] == counts["dies_at"]:
+            raise KeyboardInterrupt
+        counts["made"] += 1
+        return original(self, V)
+
+    parts(trained)[30, "train"].unlink()
+    monkeypatch.setattr(ChunkSum, "matmat", counted)
+    with pytest.raises(KeyboardInterrupt):
+        write_spectra(trained, job)
+    first, counts["dies_at"] = counts["made"], 10**9
+    counts["made"] = 0
+    write_spectra(trained, job)
+    again = counts["made"]
+    counts["made"] = 0
+    write_spectra(trained, job)
+    assert again == counts["made"] - first
+    assert sha256(parts(trained)[30, "train"]) == whole
 
 
 def test_an_interrupted_job_keeps_its_finished_parts(trained, monkeypatch):

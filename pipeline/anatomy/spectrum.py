@@ -1,30 +1,43 @@
-"""The spectrum of one matrix of one network: outliers one by one, the bulk by quadrature."""
+"""The spectrum of one matrix of one network: outliers one by one, the bulk by quadrature.
+
+Or, where the matrix is small, every eigenvalue.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from pipeline.config import Spectrum
 from pipeline.curvature.base import Deflated, LinearOperator
-from pipeline.spectra.eigenpairs import Eigenpairs, top_eigenpairs
-from pipeline.spectra.lanczos import Quadrature, lanczos_quadrature
+from pipeline.curvature.gram import Factors
+from pipeline.errors import AnatomyError
+from pipeline.spectra.eigenpairs import Eigenpairs, basis_size, top_eigenpairs
+from pipeline.spectra.lanczos import Quadrature, lanczos_quadrature, norms
 from pipeline.spectra.outliers import Outliers, count_outliers
 from pipeline.spectra.trace import Trace, trace_estimate
 from pipeline.streams import stream
 
+DEGREES = (1, 2)  # of the moments that are checked against the trace estimates
+LEAST_ROOM = 6  # vectors that a basis needs beyond the pairs asked for, to move at all
+
 
 @dataclass(frozen=True)
 class MatrixSpectrum:
-    """Top eigenpairs, quadrature of what is left when the converged ones are deflated, trace.
+    """Eigenpairs, quadrature of what is left when the converged ones are deflated, traces.
 
     The whole spectral density is the eigenvalues that were deflated, 1/p each, and the quadrature,
-    (p - deflated)/p in all.
+    (p - deflated)/p in all.  ``moments`` are trace(A) and trace(A^2) by these two, each with its
+    standard error over probes; ``trace`` estimates the same from vectors of its own.  ``exact``:
+    all eigenvalues (but zeros) are known, and nothing is estimated.
     """
 
     pairs: Eigenpairs
     bulk: Quadrature
     trace: Trace
+    moments: tuple[tuple[float, float], ...]
     outliers: Outliers
+    exact: bool
 
     @property
     def deflated(self) -> int:
@@ -33,23 +46,102 @@ class MatrixSpectrum:
 
 
 def matrix_spectrum(
-    operator: LinearOperator,
-    *,
-    top: int,
-    tolerance: float,
-    probes: int,
-    steps: int,
-    trace_probes: int,
-    seed: int,
+    operator: LinearOperator, matrix: str, settings: Spectrum, *, seed: int, basis_bytes: int
 ) -> MatrixSpectrum:
-    """Return the spectrum of ``operator``; each random part has its own stream of ``seed``."""
-    pairs = top_eigenpairs(operator, top, tolerance=tolerance, seed=stream(seed, "eigenpairs"))
+    """Return the spectrum of ``operator``; each random part has its own stream of ``seed``.
+
+    Raises AnatomyError where ``basis_bytes`` has no room for the eigenpairs asked for.
+    """
+    top, bottom = settings.top[matrix], settings.bottom.get(matrix, 0)
+    p = operator.shape[0]
+    room = basis_bytes // (2 * p * operator.dtype.itemsize)
+    if room < min(p, top + bottom + LEAST_ROOM):
+        raise AnatomyError(
+            f"spectrum.top and bottom of {matrix} ask for {top + bottom} eigenpairs of dimension "
+            f"{p}, but compute.basis_gb has room for {room} vectors with their images. Raise "
+            "compute.basis_gb or lower spectrum.top"
+        )
+    pairs = top_eigenpairs(
+        operator,
+        top,
+        bottom=bottom,
+        tolerance=settings.tolerance,
+        seed=stream(seed, "eigenpairs"),
+        basis=min(room, basis_size(top + bottom)),
+    )
     sure = torch.as_tensor(pairs.converged, device=pairs.vectors.device)
     rest = Deflated(operator, pairs.vectors[:, sure])
     bulk = lanczos_quadrature(
-        rest, steps=steps, seeds=[stream(seed, "probe", i) for i in range(probes)]
+        rest,
+        steps=settings.steps,
+        seeds=[stream(seed, "probe", i) for i in range(settings.probes)],
+        basis_bytes=basis_bytes,
     )
-    left = trace_estimate(rest, seeds=[stream(seed, "trace", i) for i in range(trace_probes)])
+    left = trace_estimate(
+        rest, seeds=[stream(seed, "trace", i) for i in range(settings.trace_probes)]
+    )
     values = pairs.values[pairs.converged]
-    trace = Trace(left.value + float(np.sum(values)), left.standard_error, left.probes)
-    return MatrixSpectrum(pairs, bulk, trace, count_outliers(values))
+    sums = [float(np.sum(values**degree)) for degree in DEGREES]
+    trace = Trace(
+        left.value + sums[0],
+        left.standard_error,
+        left.square + sums[1],
+        left.square_standard_error,
+        left.probes,
+    )
+    estimates = [bulk.moment(degree) for degree in DEGREES]
+    moments = tuple((sums[i] + value, error) for i, (value, error) in enumerate(estimates))
+    highest = pairs.values[:top][pairs.converged[:top]]
+    return MatrixSpectrum(pairs, bulk, trace, moments, count_outliers(highest), exact=False)
+
+
+def dense_spectrum(operator: LinearOperator, matrix: str, settings: Spectrum) -> MatrixSpectrum:
+    """Return all eigenvalues of ``operator`` from its dense matrix, solved in float64."""
+    p = operator.shape[0]
+    identity = torch.eye(p, dtype=operator.dtype, device=operator.device)
+    A = operator.matmat(identity).double()
+    values, vectors = torch.linalg.eigh((A + A.T) / 2)
+    return _whole(operator, values.flip(0), vectors.flip(1), matrix, settings)
+
+
+def gram_spectrum(
+    operator: LinearOperator, factors: Factors, matrix: str, settings: Spectrum
+) -> MatrixSpectrum:
+    """Return all non-zero eigenvalues of G = rows^T rows from the Gram matrix rows rows^T."""
+    values, left = torch.linalg.eigh(factors.gram())
+    values, left = values.flip(0), left.flip(1)
+    # Of a Gram matrix larger than G the rest is G's zeros, counted twice.
+    values = values[: operator.shape[0]]
+    top = left[:, : settings.top[matrix]].to(operator.dtype)
+    vectors = torch.linalg.qr(factors.rows.T @ top)[0]
+    return _whole(operator, values, vectors, matrix, settings)
+
+
+def _whole(
+    operator: LinearOperator,
+    values: torch.Tensor,
+    vectors: torch.Tensor,
+    matrix: str,
+    settings: Spectrum,
+) -> MatrixSpectrum:
+    """Return the exact spectrum, the residuals of its top pairs measured with ``operator``."""
+    p, count = operator.shape[0], len(values)
+    top = min(settings.top[matrix], count, vectors.shape[1])
+    V = vectors[:, :top].to(operator.dtype)
+    misses = norms((operator.matmat(V) - V * values[:top].to(V.dtype)).T)
+    residuals = np.full(count, np.nan)
+    residuals[:top] = misses.cpu().numpy()
+    found = values.cpu().numpy()
+    nodes = np.full((settings.probes, settings.steps), np.nan)
+    weights = np.zeros_like(nodes)
+    nodes[:, 0], weights[:, 0] = 0.0, 1.0  # what is not among the eigenvalues is zero
+    bulk = Quadrature(nodes, weights, p - count, kept=settings.steps)
+    sums = [float(np.sum(found**degree)) for degree in DEGREES]
+    return MatrixSpectrum(
+        Eigenpairs(found, V, residuals, np.ones(count, dtype=bool), products=0),
+        bulk,
+        Trace(sums[0], 0.0, sums[1], 0.0, probes=0),
+        tuple((value, 0.0) for value in sums),
+        count_outliers(found[:top]),
+        exact=True,
+    )

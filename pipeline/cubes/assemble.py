@@ -11,7 +11,7 @@ import xarray as xr
 from pipeline.cubes.schema import RUN_DIMS, SCHEMA, Variable
 from pipeline.runs import Run
 
-INDEX_DIMS = ("order", "probe", "node")  # counted from 0 and padded, not labelled
+INDEX_DIMS = ("order", "from_bottom", "probe", "node")  # counted from 0 and padded, not labelled
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _labels(part: Placed, dim: str) -> list[Any]:
 
 def _union(dim: str, lists: list[list[Any]]) -> list[Any]:
     union = dict.fromkeys(value for values in lists for value in values)
-    return sorted(union) if dim in ("epoch", *INDEX_DIMS) else list(union)
+    return sorted(union) if dim in ("epoch", "degree", *INDEX_DIMS) else list(union)
 
 
 def _coordinate(dim: str, values: list[Any]) -> tuple[str, np.ndarray]:

@@ -20,6 +20,8 @@ _BY_EPOCH = ("epoch",)
 _MATRIX = ("epoch", "split", "matrix")
 _LANCZOS = (*_MATRIX, "probe", "node")
 _ORDER = (*_MATRIX, "order")
+_BOTTOM = (*_MATRIX, "from_bottom")
+_MOMENT = (*_MATRIX, "degree")
 
 SCHEMA: dict[str, dict[str, Variable]] = {
     "training": {
@@ -54,11 +56,50 @@ SCHEMA: dict[str, dict[str, Variable]] = {
         "converged": Variable(
             _ORDER, "1 where the residual is within tolerance", "1", "docs/method.md"
         ),
+        "bottom_eigenvalue": Variable(
+            _BOTTOM, "eigenvalue, the smallest first; NaN if not converged", "nat", "S"
+        ),
+        "bottom_residual": Variable(
+            _BOTTOM, "||A v - lambda v|| of the eigenpair", "nat", "docs/method.md"
+        ),
+        "exact": Variable(
+            _MATRIX,
+            "1 where all eigenvalues but zeros are here, from a dense or a Gram matrix",
+            "1",
+            "docs/method.md",
+        ),
+        "basis_kept": Variable(
+            _MATRIX,
+            "Lanczos vectors orthogonalised against; fewer than the nodes where memory ended",
+            "1",
+            "docs/method.md",
+        ),
         "deflated_count": Variable(_MATRIX, "eigenpairs deflated before quadrature", "1", "S"),
         "trace": Variable(_MATRIX, "trace, deflated Hutchinson estimate", "nat", "docs/method.md"),
         "trace_stderr": Variable(_MATRIX, "standard error of the trace", "nat", "docs/method.md"),
+        "square_trace": Variable(
+            _MATRIX, "trace of the matrix's square, likewise", "nat^2", "docs/method.md"
+        ),
+        "square_trace_stderr": Variable(
+            _MATRIX, "standard error of the square's trace", "nat^2", "docs/method.md"
+        ),
+        "moment": Variable(
+            _MOMENT,
+            "sum of eigenvalues to the power degree, by eigenpairs and quadrature",
+            "nat^degree",
+            "S, Lanczos quadrature",
+        ),
+        "moment_stderr": Variable(
+            _MOMENT, "standard error of the moment over probes", "nat^degree", "docs/method.md"
+        ),
         "outlier_count": Variable(
             _MATRIX, "eigenvalues above the most isolated gap", "1", "S; spectra/outliers.py"
+        ),
+        "outlier_fewest": Variable(
+            _MATRIX, "smallest count by a gap that satisfies the criterion", "1", "docs/method.md"
+        ),
+        "outlier_most": Variable(
+            _MATRIX, "largest count by a gap that satisfies the criterion", "1", "docs/method.md"
         ),
         "bulk_edge": Variable(
             _MATRIX, "largest eigenvalue that is no outlier", "nat", "S; spectra/outliers.py"

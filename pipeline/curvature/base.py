@@ -9,11 +9,13 @@ import torch
 class LinearOperator(ABC):
     """A symmetric (p, p) matrix known by its products.
 
-    ``symmetric`` and ``positive`` (semidefinite) say what is known of it.
+    ``symmetric`` and ``positive`` (semidefinite) say what is known of it; ``vectors`` is how many
+    columns are worth multiplying together.
     """
 
     symmetric = True
     positive = False
+    vectors = 1
 
     def __init__(self, dimension: int, dtype: torch.dtype, device: torch.device) -> None:
         self.shape = (dimension, dimension)
@@ -73,6 +75,7 @@ class Deflated(LinearOperator):
         self.operator = operator
         self.U = U
         self.positive = operator.positive
+        self.vectors = operator.vectors
 
     def project(self, V: torch.Tensor) -> torch.Tensor:
         """Return the part of the columns of ``V`` orthogonal to the space of U."""

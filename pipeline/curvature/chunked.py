@@ -7,7 +7,9 @@ import torch
 
 from pipeline.curvature.base import LinearOperator
 from pipeline.curvature.memory import GIB
+from pipeline.curvature.parallel import sum_over_ranks
 from pipeline.curvature.problem import Chunk, Problem
+from pipeline.curvature.tangent import several
 from pipeline.errors import AnatomyError
 from pipeline.progress import say
 
@@ -32,21 +34,29 @@ class ChunkSum(LinearOperator):
         self.products = tuple(products)
         self.kept = kept
         self.positive = positive
+        self.vectors = problem.vectors
 
     def matmat(self, V: torch.Tensor) -> torch.Tensor:
         """Return the product with the columns of ``V``, chunk by chunk in a fixed order."""
-        columns = V.to(self.dtype).unbind(1)
+        # Rows that lie contiguous, coming and going: copies across them cost as much as a small
+        # network's product.
+        rows = V.T.to(self.dtype).contiguous().split(self.vectors)
         with torch.no_grad():
-            # Columns that lie contiguous, coming and going: copies across rows cost as much as a
-            # small network's product.
-            return torch.stack([self._one(v) for v in columns]).T
+            sums = [self._sum(some) for some in rows]
+        return sum_over_ranks(sums[0] if len(sums) == 1 else torch.cat(sums)).T
 
-    def _one(self, v: torch.Tensor) -> torch.Tensor:
-        v = v.contiguous()
-        total = self.products[0](v)
+    def _sum(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the products with ``rows`` (k, p), which share a pass over the data."""
+        if not self.products:  # a rank without examples
+            return torch.zeros_like(rows)
+        total = _times(self.products[0], rows)
         for product in self.products[1:]:
-            total = total + product(v)
+            total = total + _times(product, rows)
         return total
+
+
+def _times(product: Product, rows: torch.Tensor) -> torch.Tensor:
+    return product(rows[0])[None] if len(rows) == 1 else several(product, rows)
 
 
 def chunk_sum(

@@ -14,7 +14,7 @@ def label_mask(labels: torch.Tensor, classes: int) -> torch.Tensor:
 
 def loss_residual(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return pi - y (N, C), the derivative of each example's loss by its logits."""
-    return _balanced(logits.softmax(-1), mask)
+    return zero_sum(logits.softmax(-1), mask)
 
 
 def loss_hessian_product(
@@ -26,10 +26,10 @@ def loss_hessian_product(
     """
     u = u - (u * mask).sum(-1, keepdim=True)
     mean = (probabilities * u).sum(-1, keepdim=True)
-    return _balanced(probabilities * (u - mean), mask)
+    return zero_sum(probabilities * (u - mean), mask)
 
 
-def _balanced(rows: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def zero_sum(rows: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return ``rows`` with the true class's entry set so that each row sums to zero."""
     others = rows.masked_fill(mask, 0)
     return others - mask * others.sum(-1, keepdim=True)

@@ -1,12 +1,11 @@
 """What linearised chunks hold, and what they may hold."""
 
-from collections.abc import Callable, Iterator
-
 import psutil
 import torch
 from torch import nn
 
 SHARE_OF_FREE = 0.4  # of free memory, where the config names no budget; others need some too
+SHARE_FOR_BASIS = 0.25  # of all memory
 GIB = 2**30
 
 
@@ -19,24 +18,16 @@ def budget(memory_gb: float | None, device: torch.device) -> int:
     return int(SHARE_OF_FREE * psutil.virtual_memory().available)
 
 
-def held_bytes(tangent: Callable[[torch.Tensor], torch.Tensor]) -> int:
-    """Return the bytes that a tangent map of ``linearize`` keeps: its folded constants."""
-    cells = [cell.cell_contents for cell in tangent.__closure__ or ()]
-    graphs = [cell for cell in cells if isinstance(cell, nn.Module)]
-    storages = {
-        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-        for graph in graphs
-        for tensor in _tensors(graph)
-    }
-    return sum(storages.values())
+def basis_budget(basis_gb: float | None, device: torch.device) -> int:
+    """Return the bytes that a Krylov basis may take: as told, or a share of all there is.
 
-
-def _tensors(graph: nn.Module) -> Iterator[torch.Tensor]:
-    for module in graph.modules():
-        for value in (*module.__dict__.values(), *module._parameters.values()):
-            if isinstance(value, torch.Tensor):
-                yield value
-        yield from module.buffers(recurse=False)
+    Of all, not of what is free: it decides more than rounding, and should not vary by the hour.
+    """
+    if basis_gb is not None:
+        return int(basis_gb * GIB)
+    if device.type == "cuda":
+        return int(SHARE_FOR_BASIS * torch.cuda.mem_get_info(device)[1])
+    return int(SHARE_FOR_BASIS * psutil.virtual_memory().total)
 
 
 def activation_bytes(network: nn.Module, inputs: torch.Tensor) -> int:

@@ -1,17 +1,17 @@
 """A classifier and its examples as curvature sees them: logits of flat parameters, in chunks."""
 
 import copy
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import torch
 from torch import nn
-from torch.func import functional_call, linearize
+from torch.func import functional_call
 
 from pipeline.curvature.loss import label_mask
 from pipeline.curvature.memory import activation_bytes, budget
+from pipeline.curvature.parallel import own_share
 from pipeline.errors import AnatomyError
 
 
@@ -25,7 +25,26 @@ class HasExamples(Protocol):
 # Bytes that a linearised chunk holds, in bytes of its layers' outputs: LeNet5 takes 4.5.
 GUESS = 6
 
+# Vectors that share a pass where nobody says: 5 to 15 % faster than one by one on F-200^2 and
+# LeNet5 on a CPU, more on smaller networks.
+VECTORS = 8
+
 Data = HasExamples | tuple[torch.Tensor, torch.Tensor]
+
+
+class Options(TypedDict, total=False):
+    """How an operator is evaluated; none of it changes more than rounding.
+
+    ``chunk`` examples are linearised at once, and kept while they fit ``memory_gb`` GiB (default: a
+    share of what is free); the others are recomputed at each product, at two to three times the
+    cost.  ``compiled`` products go through torch.compile.  ``vectors`` columns of a block share a
+    pass over the data (default: 8).
+    """
+
+    chunk: int
+    memory_gb: float | None
+    compiled: bool
+    vectors: int | None
 
 
 class FlatNetwork:
@@ -62,10 +81,20 @@ class Chunk:
 
 
 class Problem:
-    """A network and N examples; the loss is the mean over all N, so short chunks weigh less."""
+    """A network and N examples; the loss is the mean over all N, so short chunks weigh less.
+
+    In a data-parallel job it holds this rank's share of the examples, and N counts all of them.
+    """
 
     def __init__(
-        self, model: nn.Module, data: Data, *, chunk: int, memory_gb: float | None
+        self,
+        model: nn.Module,
+        data: Data,
+        *,
+        chunk: int = 1000,
+        memory_gb: float | None = None,
+        compiled: bool = False,
+        vectors: int | None = None,
     ) -> None:
         self.network = FlatNetwork(model)
         inputs, labels = data if isinstance(data, tuple) else (data.inputs, data.labels)
@@ -75,12 +104,14 @@ class Problem:
                 f"{len(inputs)} inputs and {len(labels)} labels given. Give as many of each, at "
                 "least one"
             )
-        self.inputs = inputs.to(theta.device, theta.dtype)
-        self.labels = labels.to(theta.device)
         self.examples = len(labels)
+        self.classes = self._check_logits(inputs[:1].to(theta.device, theta.dtype), labels)
+        self.inputs = own_share(inputs).to(theta.device, theta.dtype)
+        self.labels = own_share(labels).to(theta.device)
         self.chunk = chunk
         self.memory = budget(memory_gb, theta.device)
-        self.classes = self._check_logits()
+        self.compiled = compiled
+        self.vectors = vectors or VECTORS
 
     @property
     def about(self) -> dict[str, Any]:
@@ -89,8 +120,8 @@ class Problem:
         return {"dimension": theta.numel(), "dtype": theta.dtype, "device": theta.device}
 
     def chunks(self) -> Iterator[Chunk]:
-        """Yield the examples in their order, ``chunk`` at a time, the last possibly shorter."""
-        for start in range(0, self.examples, self.chunk):
+        """Yield the own examples in order, ``chunk`` at a time, the last possibly shorter."""
+        for start in range(0, len(self.labels), self.chunk):
             stop = start + self.chunk
             mask = label_mask(self.labels[start:stop], self.classes)
             yield Chunk(self.inputs[start:stop], mask)
@@ -99,31 +130,17 @@ class Problem:
         """Return a guess of what a linearised example holds, before one has been measured."""
         return GUESS * activation_bytes(self.network.module, self.inputs[:1])
 
-    def _check_logits(self) -> int:
-        logits = self.network.logits(self.network.theta, self.inputs[:1])
+    def _check_logits(self, example: torch.Tensor, labels: torch.Tensor) -> int:
+        logits = self.network.logits(self.network.theta, example)
         if logits.ndim != 2:
             raise AnatomyError(
                 f"the network's output has shape {tuple(logits.shape)} for one example. It should "
                 "be (N, C) logits"
             )
-        low, high = int(self.labels.min()), int(self.labels.max())
+        low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= logits.shape[1]:
             raise AnatomyError(
                 f"labels run from {low} to {high}, but the network has {logits.shape[1]} outputs. "
                 "Labels should count classes from 0"
             )
         return logits.shape[1]
-
-
-def linearised(
-    function: Callable[[torch.Tensor], torch.Tensor], theta: torch.Tensor
-) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
-    """Return function(theta) and its tangent map v -> d function(theta) v, evaluated once."""
-    with warnings.catch_warnings():
-        # PyTorch warns of its own insides: of its bookkeeping while it folds what does not depend
-        # on v, and of a deprecated call that it makes itself when forward mode is first used.
-        warnings.filterwarnings("ignore", message="Attempted to insert a get_attr Node")
-        warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
-        value, tangent = linearize(function, theta)
-        tangent(torch.zeros_like(theta))  # folds now, not at the first product
-    return value, tangent

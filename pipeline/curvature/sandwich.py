@@ -1,23 +1,24 @@
 """Operators J^T K J, with K acting on logits: the Gauss-Newton part G."""
 
+from typing import Unpack
+
 import torch
 from torch import nn
 from torch.func import jvp, vjp
 
 from pipeline.curvature.chunked import ChunkSum, Kept, Product, chunk_sum
 from pipeline.curvature.loss import loss_hessian_product
-from pipeline.curvature.memory import activation_bytes, held_bytes
-from pipeline.curvature.problem import Chunk, Data, Problem, linearised
+from pipeline.curvature.memory import activation_bytes
+from pipeline.curvature.problem import Chunk, Data, Options, Problem
+from pipeline.curvature.tangent import linearised
 
 
-def gauss_newton(
-    model: nn.Module, data: Data, *, chunk: int = 1000, memory_gb: float | None = None
-) -> ChunkSum:
+def gauss_newton(model: nn.Module, data: Data, **options: Unpack[Options]) -> ChunkSum:
     """Return G = (1/N) sum_i J_i^T (diag(pi_i) - pi_i pi_i^T) J_i as a (p, p) operator.
 
     Options as ``hessian``.  Source: S; docs/method.md.
     """
-    problem = Problem(model, data, chunk=chunk, memory_gb=memory_gb)
+    problem = Problem(model, data, **options)
 
     def keep(chunk: Chunk) -> Kept:
         return _kept(problem, chunk)
@@ -34,17 +35,17 @@ def _kept(problem: Problem, chunk: Chunk) -> Kept:
     def logits_of(parameters: torch.Tensor) -> torch.Tensor:
         return problem.network.logits(parameters, chunk.inputs)
 
-    logits, push = linearised(logits_of, theta)
+    tangent = linearised(logits_of, theta, compiled=problem.compiled)
     _, pull = vjp(logits_of, theta)
-    probabilities = logits.softmax(-1)
+    probabilities = tangent.value.softmax(-1)
 
     def product(v: torch.Tensor) -> torch.Tensor:
         # v -> J v -> K J v -> J^T K J v
-        Ku = loss_hessian_product(probabilities, chunk.mask, push(v))
+        Ku = loss_hessian_product(probabilities, chunk.mask, tangent.push(v))
         return pull(Ku / problem.examples)[0]
 
     saved = activation_bytes(problem.network.module, chunk.inputs)  # by autograd, for J^T
-    return Kept(product, held_bytes(push) + saved)
+    return Kept(product, tangent.held + saved)
 
 
 def _recomputed(problem: Problem, chunk: Chunk) -> Product:

@@ -6,6 +6,7 @@ product then evaluates tangents alone, at about the cost of one gradient.
 """
 
 from collections.abc import Callable
+from typing import Unpack
 
 import torch
 from torch import nn
@@ -13,32 +14,26 @@ from torch.func import jvp, vjp
 
 from pipeline.curvature.chunked import ChunkSum, Kept, Product, chunk_sum
 from pipeline.curvature.loss import loss_residual
-from pipeline.curvature.memory import held_bytes
-from pipeline.curvature.problem import Chunk, Data, Problem, linearised
+from pipeline.curvature.problem import Chunk, Data, Options, Problem
+from pipeline.curvature.tangent import linearised
 
 
-def hessian(
-    model: nn.Module, data: Data, *, chunk: int = 1000, memory_gb: float | None = None
-) -> ChunkSum:
+def hessian(model: nn.Module, data: Data, **options: Unpack[Options]) -> ChunkSum:
     """Return Hess, the Hessian of the mean cross-entropy, as a (p, p) operator.
 
     ``data`` is (inputs, labels) or anything with these attributes.  BatchNorm is in eval mode.
-    ``chunk`` examples are linearised at once, which changes rounding only, and kept while they fit
-    ``memory_gb`` GiB (default: a share of what is free); the others are recomputed at each
-    product, at two to three times the cost.  Source: S; docs/method.md.
+    ``options`` are ``Options``.  Source: S; docs/method.md.
     """
-    problem = Problem(model, data, chunk=chunk, memory_gb=memory_gb)
+    problem = Problem(model, data, **options)
     return _tangent_of_gradient(problem, fixed_residual=False)
 
 
-def residual(
-    model: nn.Module, data: Data, *, chunk: int = 1000, memory_gb: float | None = None
-) -> ChunkSum:
+def residual(model: nn.Module, data: Data, **options: Unpack[Options]) -> ChunkSum:
     """Return H = Hess - G, computed directly, as a (p, p) operator; options as ``hessian``.
 
     Its diagonal is zero for piecewise-linear networks.
     """
-    problem = Problem(model, data, chunk=chunk, memory_gb=memory_gb)
+    problem = Problem(model, data, **options)
     return _tangent_of_gradient(problem, fixed_residual=True)
 
 
@@ -46,8 +41,9 @@ def _tangent_of_gradient(problem: Problem, *, fixed_residual: bool) -> ChunkSum:
     theta = problem.network.theta
 
     def keep(chunk: Chunk) -> Kept:
-        tangent = linearised(_gradient_map(problem, chunk, fixed_residual), theta)[1]
-        return Kept(tangent, held_bytes(tangent))
+        gradient = _gradient_map(problem, chunk, fixed_residual)
+        tangent = linearised(gradient, theta, compiled=problem.compiled)
+        return Kept(tangent.push, tangent.held)
 
     def recompute(chunk: Chunk) -> Product:
         gradient = _gradient_map(problem, chunk, fixed_residual)

@@ -44,15 +44,25 @@ def plot_hessian(panel: Axes, network: xr.Dataset, epoch: int | None, settings: 
     found = curve(matrix, settings)
     plot_density(panel, found, style.MATRIX_COLOURS["Hess"])
     limit_heights(panel, [found])
-    count = style.count(len(found.outliers), "outlier")
-    style.note(panel, f"{count}, C = {int(matrix.classes)}")
+    style.note(panel, f"{outliers(matrix)}, C = {int(matrix.classes)}")
 
 
 def plot_density(panel: Axes, found: Curve, colour: tuple[float, ...]) -> None:
     """Plot a density on a logarithmic axis, outliers marked above their atoms."""
     panel.plot(found.x, found.y, color=colour)
+    panel.fill_between(found.x, found.low, found.high, color=colour, alpha=0.25, lw=0)
     panel.plot(found.outliers, 1.7 * found.outlier_heights, "v", color=style.INK, ms=3, mew=0)
     panel.set_yscale("log")
+
+
+def outliers(matrix: xr.Dataset) -> str:
+    """Return "9 outliers", or "9 (9 to 11) outliers" where the criterion leaves a choice."""
+    count, fewest, most = (
+        int(matrix[key]) for key in ("outlier_count", "outlier_fewest", "outlier_most")
+    )
+    if fewest == most:
+        return style.count(count, "outlier")
+    return f"{count} ({fewest} to {most}) outliers"
 
 
 def limit_heights(panel: Axes, curves: list[Curve]) -> None:

@@ -1,4 +1,6 @@
-"""The spectrum of |H| on logarithmic axes, with a fitted power law."""
+"""The spectrum of |H| on logarithmic axes, with a fitted power law and a semicircle beside it."""
+
+from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
@@ -7,8 +9,9 @@ from matplotlib.figure import Figure
 
 from pipeline.config import Figures
 from pipeline.figures import style
-from pipeline.figures.spectral import checkpoint, networks, reference
+from pipeline.figures.spectral import checkpoint, networks, reference, spectrum
 from pipeline.spectra.powerlaw import PowerLaw, fit_power_law
+from pipeline.spectra.semicircle import fit_semicircle
 from pipeline.spectra.smoothing import log_density, per_unit
 
 # Standard deviation, in decades, of the kernel that smooths the pooled nodes; chosen by eye.
@@ -24,10 +27,11 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
     figure, axes = style.panels(
         len(rows),
         len(splits),
-        title="Tail of the spectrum of |H| at the last checkpoint; dashed: fitted power law\n"
+        title="Tail of the spectrum of |H| at the last checkpoint; dashed: fitted power law, "
+        "dotted: semicircle\n"
         f"{style.count(cube.sizes['seed'], 'seed')} pooled, "
         f"{style.examples(int(cube.n_per_class))}",
-        row_height=2.0,
+        row_height=2.3,
     )
     for row, (dataset, model) in enumerate(rows):
         for column, split in enumerate(splits):
@@ -41,7 +45,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
                     _lines(panel, matrix, settings, net["norm"])
             panel.set(xscale="log", yscale="log")
             panel.set_title(f"{dataset}, {model}: {style.SPLIT_NAMES[split]}")
-            panel.set_ylim(top=100 * panel.get_ylim()[1])  # room for the legend
+            panel.set_ylim(top=1000 * panel.get_ylim()[1])  # room for the legend
             panel.minorticks_off()
             panel.legend(loc="upper right")
         axes[row, 0].set_ylabel("density (1/nat)")
@@ -51,35 +55,56 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
 
 
 def _lines(panel: Axes, matrix: xr.Dataset, settings: Figures, norm: str) -> None:
-    magnitudes, heights, law = tail(matrix, settings)
-    colour = style.NORM_COLOURS[norm]
-    panel.plot(magnitudes, heights, color=colour)
+    found = tail(matrix, settings)
+    law, colour, name = found.law, style.NORM_COLOURS[norm], style.NORM_NAMES[norm]
+    panel.plot(found.magnitudes, found.heights, color=colour)
     ends = np.array([law.low, law.high])
     panel.plot(
         ends,
         2 * law.coefficient * ends**law.exponent,  # above the density, to be seen beside it
         "--",
         color=colour,
-        label=f"{style.NORM_NAMES[norm]}: exponent {law.exponent:.2f}, $R^2$ {law.r_squared:.3f}",
+        label=f"{name}: exponent {law.exponent:.2f}, $R^2$ {law.r_squared:.3f}",
+    )
+    inside = found.semicircle > 0
+    panel.plot(
+        found.magnitudes[inside],
+        found.semicircle[inside],
+        ":",
+        color=colour,
+        label=f"semicircle, to {found.reach:.0%} of the range",
     )
 
 
-def tail(matrix: xr.Dataset, settings: Figures) -> tuple[np.ndarray, np.ndarray, PowerLaw]:
-    """Return |eigenvalue|, the density of it, and the power law fitted to its upper tail.
+@dataclass(frozen=True)
+class Tail:
+    """The density of |eigenvalue| above what a quadrature resolves, and two laws beside it.
+
+    ``semicircle`` is the density of |eigenvalue| by the semicircle law of the same mean and
+    variance; it ends at ``reach`` times the largest magnitude.
+    """
+
+    magnitudes: np.ndarray
+    heights: np.ndarray
+    law: PowerLaw
+    semicircle: np.ndarray
+    reach: float
+
+
+def tail(matrix: xr.Dataset, settings: Figures) -> Tail:
+    """Return the upper tail of |eigenvalue| with a power law and a semicircle.
 
     Nodes of all seeds and probes are pooled.  The tail reaches down to the mean distance of a
     quadrature's nodes, below which it resolves nothing.
     """
-    p = float(matrix.dimension.max())
-    atoms = matrix.eigenvalue.values[matrix.converged.values == 1]
-    nodes, weights = matrix.ritz_value.values.ravel(), matrix.ritz_weight.values.ravel()
-    spectra = np.nansum(weights)
-    left = 1 - len(atoms) / spectra / p
-    values = np.r_[nodes, atoms][None]
-    shares = np.r_[weights * left, np.full(len(atoms), 1 / p)][None] / spectra
+    values, weights = spectrum(matrix)
+    weights = weights / len(weights)
     largest = np.nanmax(np.abs(values))
     low = 2 * largest / matrix.sizes["node"]
     grid = np.linspace(np.log10(low), np.log10(largest), settings.points)
-    heights = per_unit(log_density(values, shares, grid, width=LOG_WIDTH)[0], grid)
-    magnitudes = 10**grid
-    return magnitudes, heights, fit_power_law(magnitudes, heights, low=low, high=largest)
+    heights = per_unit(log_density(values, weights, grid, width=LOG_WIDTH).sum(0), grid)
+    x = 10**grid
+    circle = fit_semicircle(values.ravel(), weights.ravel())
+    folded = circle.density(x) + circle.density(-x)
+    reach = (abs(circle.centre) + circle.radius) / largest
+    return Tail(x, heights, fit_power_law(x, heights, low=low, high=largest), folded, reach)

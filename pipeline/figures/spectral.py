@@ -15,11 +15,14 @@ NETWORK = ("dataset", "model", "norm")
 class Curve:
     """A whole spectral density: ``y`` per unit of ``x``, integrating to 1; every atom is 1/p high.
 
-    ``outliers`` are the eigenvalues above the bulk's edge, ``outlier_heights`` the density there.
+    ``low`` and ``high`` are a standard error over probes below and above it.  ``outliers`` are the
+    eigenvalues above the bulk's edge, ``outlier_heights`` the density there.
     """
 
     x: np.ndarray
     y: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
     outliers: np.ndarray
     outlier_heights: np.ndarray
     atom: float
@@ -56,33 +59,70 @@ def checkpoint(cube: xr.Dataset, net: dict[str, str], *, last: bool) -> int | No
     return epoch if bool(there.sel(net, drop=True).sel(epoch=epoch).any()) else None
 
 
-def curve(matrix: xr.Dataset, settings: Figures) -> Curve:
-    """Return the density of one matrix (a cube's slice with dims probe, node and order left).
+def atoms(matrix: xr.Dataset) -> np.ndarray:
+    """Return the eigenvalues that were deflated, of both ends, the largest first."""
+    values = np.r_[matrix.eigenvalue.values.ravel(), matrix.bottom_eigenvalue.values.ravel()]
+    return np.sort(values[np.isfinite(values)])[::-1]
 
-    The deflated eigenvalues are put back as atoms of 1/p, smoothed like the rest.
+
+def spectrum(matrix: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Return each probe's whole spectrum as (probes, points) values and weights that sum to 1.
+
+    ``matrix`` is a cube's slice with dims probe, node, order, from_bottom and possibly seed left;
+    then every seed's probes are rows.  Deflated eigenvalues are points of 1/p each.
     """
+    if "seed" not in matrix.dims:
+        matrix = matrix.expand_dims("seed")
+    values, weights = [], []
+    for seed in matrix.seed.values:
+        one = matrix.sel(seed=seed)
+        p, known = float(one.dimension), atoms(one)
+        for probe in one.probe.values:
+            nodes = one.ritz_value.sel(probe=probe).values
+            shares = one.ritz_weight.sel(probe=probe).values * (p - len(known)) / p
+            if np.isfinite(nodes).any():
+                values.append(np.r_[nodes, known])
+                weights.append(np.r_[shares, np.full(len(known), 1 / p)])
+    return _rows(values), np.nan_to_num(_rows(weights))
+
+
+def _rows(lists: list[np.ndarray]) -> np.ndarray:
+    """Return lists of different lengths as rows, NaN beyond their ends."""
+    rows = np.full((len(lists), max(map(len, lists), default=0)), np.nan)
+    for row, values in zip(rows, lists, strict=True):
+        row[: len(values)] = values
+    return rows
+
+
+def curve(matrix: xr.Dataset, settings: Figures) -> Curve:
+    """Return the density of one matrix (a cube's slice with dims probe, node and order left)."""
     p = float(matrix.dimension)
-    atoms = matrix.eigenvalue.values[matrix.converged.values == 1]
-    nodes, weights = matrix.ritz_value.values, matrix.ritz_weight.values
-    low = min(np.nanmin(nodes), atoms.min(initial=np.inf))
-    high = max(np.nanmax(nodes), atoms.max(initial=-np.inf))
+    values, weights = spectrum(matrix)
+    low, high = np.nanmin(values), np.nanmax(values)
     pad = settings.margin * (high - low)
     x = np.linspace(low - pad, high + pad, settings.points)
-    # The whole range over its nodes, as S has it: bulk and outliers then share one kernel.
-    steps = int(np.isfinite(nodes).sum(-1).max()) + len(atoms)
-    width = kernel_width(low, high, steps, kappa=settings.kappa)
-
-    def height(at: np.ndarray) -> np.ndarray:
-        bulk = density(nodes, weights, at, width=width).mean(0) * (p - len(atoms)) / p
-        return bulk + density(atoms[None], np.full((1, len(atoms)), 1 / p), at, width=width)[0]
-
-    outliers = atoms[: int(matrix.outlier_count)]
+    outliers = atoms(matrix)[: int(matrix.outlier_count)]
+    width = kernel_width(low, high, resolution(matrix), kappa=settings.kappa)
+    heights = density(values, weights, x, width=width)
+    y = heights.mean(0)
+    error = heights.std(0, ddof=1) / np.sqrt(len(heights)) if len(heights) > 1 else 0 * y
+    at_outliers = density(values, weights, outliers, width=width).mean(0)
     atom = 1 / (p * width * np.sqrt(2 * np.pi))
-    return Curve(x, height(x), outliers, height(outliers), atom)
+    return Curve(x, y, y - error, y + error, outliers, at_outliers, atom)
+
+
+def resolution(matrix: xr.Dataset) -> int:
+    """Return the number of points that tells a kernel's width: nodes and deflated eigenvalues.
+
+    The whole range over its nodes, as S has it: bulk and outliers then share one kernel.  An exact
+    spectrum, which has no nodes, is drawn as if quadrature had as many as the cube has room for.
+    """
+    if float(matrix.exact):
+        return matrix.sizes["node"] + int(matrix.outlier_count)
+    return int(np.isfinite(matrix.ritz_value.values).sum(-1).max()) + len(atoms(matrix))
 
 
 def count_above(matrix: xr.Dataset, edge: float) -> float:
     """Return how many eigenvalues lie above ``edge``: the deflated ones, plus quadrature."""
-    atoms = matrix.eigenvalue.values[matrix.converged.values == 1]
-    above = (matrix.ritz_weight * (matrix.ritz_value > edge)).sum("node").mean("probe")
-    return float((atoms > edge).sum() + float(above) * (float(matrix.dimension) - len(atoms)))
+    values, weights = spectrum(matrix)
+    return float((weights * (values > edge)).sum(1).mean() * float(matrix.dimension))

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from pipeline.config import Figures
 from pipeline.figures import style
-from pipeline.figures.density import limit_heights, plot_density
+from pipeline.figures.density import limit_heights, outliers, plot_density
 from pipeline.figures.spectral import checkpoint, count_above, curve, networks, reference
 
 
@@ -39,7 +39,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures, *, last: bool = True) 
             found = curve(network.sel(matrix=matrix), settings)
             curves.append(found)
             plot_density(panel, found, style.MATRIX_COLOURS[matrix])
-            text = style.count(len(found.outliers), "outlier")
+            text = outliers(network.sel(matrix=matrix))
             if "G" in matrices:
                 edge = float(network.sel(matrix="G").bulk_edge)
                 panel.axvline(edge, ls="--", lw=0.7, color=style.INK)

@@ -5,7 +5,17 @@ from pathlib import Path
 import xarray as xr
 
 from pipeline.atomic import replacing
-from pipeline.figures import density, overview, power_law, split, split_initial, style, training
+from pipeline.figures import (
+    certificate,
+    density,
+    log_density,
+    overview,
+    power_law,
+    split,
+    split_initial,
+    style,
+    training,
+)
 from pipeline.tasks import FigureJob
 
 FIGURES = {
@@ -13,7 +23,9 @@ FIGURES = {
     "density": density.draw,
     "split": split.draw,
     "split_initial": split_initial.draw,
+    "log_density": log_density.draw,
     "power_law": power_law.draw,
+    "certificate": certificate.draw,
     "overview": overview.draw,
 }
 

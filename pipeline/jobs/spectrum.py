@@ -8,10 +8,21 @@ import numpy as np
 import torch
 import xarray as xr
 
-from pipeline.anatomy.spectrum import MatrixSpectrum, matrix_spectrum
+from pipeline.anatomy.spectrum import (
+    DEGREES,
+    MatrixSpectrum,
+    dense_spectrum,
+    gram_spectrum,
+    matrix_spectrum,
+)
 from pipeline.api import OpenRun, open_run
 from pipeline.atomic import remove
 from pipeline.cubes.store import attributes, write_part
+from pipeline.curvature.gram import factor_bytes, gauss_newton_factors
+from pipeline.curvature.memory import basis_budget
+from pipeline.curvature.parallel import ranks, wait_for_all
+from pipeline.curvature.problem import Options
+from pipeline.curvature.recorded import Recorded
 from pipeline.curvature.sandwich import gauss_newton
 from pipeline.curvature.second_order import hessian, residual
 from pipeline.device import device_name, prepare
@@ -27,7 +38,8 @@ OPERATORS = {"Hess": hessian, "G": gauss_newton, "H": residual}
 def write_spectra(folder: Path, job: SpectrumJob) -> None:
     """Write the spectrum parts of the run in ``folder``, all of them or none.
 
-    Finished parts wait in scratch, where a rerun finds them.
+    Finished parts, and the products of a long one, wait in scratch, where a rerun finds them.  In a
+    data-parallel job all ranks compute and the first writes.
     """
     run = Run.from_path(folder)
     device = prepare(job.compute)
@@ -39,18 +51,26 @@ def write_spectra(folder: Path, job: SpectrumJob) -> None:
     scratch = scratch_folder(results_of(folder) / "curvature" / run.path, job)
     staged = {place: scratch / f"epoch{place[0]}-{place[1]}.zarr.zip" for place in targets}
     waiting = [place for place in targets if not staged[place].exists()]
+    wait_for_all()  # before the first rank adds to what is there
     done = len(targets) - len(waiting)
     label = f"{run.path} spectra"
     for epoch, split in progress(waiting, total=len(targets), done=done, label=label):
         opened = open_run(folder, epoch, device=device, dtype=getattr(torch, job.compute.dtype))
-        write_part(_part(opened, split, job), staged[epoch, split])
-    for place, target in targets.items():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(staged[place], target)
-    remove(scratch)
+        products = scratch / f"products-epoch{epoch}-{split}"
+        part = _part(opened, split, job, products)
+        if ranks()[0] == 0:
+            write_part(part, staged[epoch, split])
+        wait_for_all()
+        remove(products)
+    if ranks()[0] == 0:
+        for place, target in targets.items():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(staged[place], target)
+        remove(scratch)
+    wait_for_all()
 
 
-def _part(run: OpenRun, split: str, job: SpectrumJob) -> xr.Dataset:
+def _part(run: OpenRun, split: str, job: SpectrumJob, products: Path) -> xr.Dataset:
     """Return the part of one checkpoint on one split; empty for a network that diverged."""
     attrs = attributes(
         provenance(
@@ -64,23 +84,8 @@ def _part(run: OpenRun, split: str, job: SpectrumJob) -> xr.Dataset:
     if run.diverged:
         say(f"{run.spec.path}: diverged before epoch {run.epoch}, no spectrum")
         return xr.Dataset(attrs=attrs)
-    settings = job.spectrum
     found = {
-        matrix: matrix_spectrum(
-            OPERATORS[matrix](
-                run.model,
-                getattr(run, split),
-                chunk=job.compute.chunk,
-                memory_gb=job.compute.memory_gb,
-            ),
-            top=settings.top[matrix],
-            tolerance=settings.tolerance,
-            probes=settings.probes,
-            steps=settings.steps,
-            trace_probes=settings.trace_probes,
-            seed=run.spec.seed,
-        )
-        for matrix in settings.matrices
+        matrix: _spectrum(matrix, run, split, job, products) for matrix in job.spectrum.matrices
     }
     part = xr.concat(
         [_of_matrix(spectrum) for spectrum in found.values()],
@@ -92,20 +97,63 @@ def _part(run: OpenRun, split: str, job: SpectrumJob) -> xr.Dataset:
     return part.assign_attrs(attrs)
 
 
+def _spectrum(
+    matrix: str, run: OpenRun, split: str, job: SpectrumJob, products: Path
+) -> MatrixSpectrum:
+    """Return one matrix's spectrum, whole where it is small, by Lanczos where it is not."""
+    data, compute, settings = getattr(run, split), job.compute, job.spectrum
+    options: Options = {
+        "chunk": compute.chunk,
+        "memory_gb": compute.memory_gb,
+        "compiled": compute.compiled,
+        "vectors": compute.vectors,
+    }
+    operator = OPERATORS[matrix](run.model, data, **options)
+    room = basis_budget(compute.basis_gb, run.device)
+    p, factors = operator.shape[0], len(data.labels) * len(run.class_names)
+    alone = ranks()[1] == 1
+    if matrix == "G" and alone and factors <= min(p, settings.exact):
+        taken = factor_bytes(len(data.labels), len(run.class_names), p, operator.dtype)
+        if taken <= room:
+            found = gauss_newton_factors(run.model, data, **options)
+            return gram_spectrum(operator, found, matrix, settings)
+    if p <= settings.exact:
+        return dense_spectrum(operator, matrix, settings)
+    recorded = Recorded(operator, products / matrix)
+    return matrix_spectrum(recorded, matrix, settings, seed=run.spec.seed, basis_bytes=room)
+
+
 def _of_matrix(spectrum: MatrixSpectrum) -> xr.Dataset:
-    pairs, bulk = spectrum.pairs, spectrum.bulk
+    pairs, bulk, trace = spectrum.pairs, spectrum.bulk, spectrum.trace
+    # What did not converge is no eigenvalue.
+    values = np.where(pairs.converged, pairs.values, np.nan)
+    highest = len(values) - pairs.bottom
+    moments, errors = zip(*spectrum.moments, strict=True)
     variables: dict[str, Any] = {
         "ritz_value": (("probe", "node"), bulk.nodes),
         "ritz_weight": (("probe", "node"), bulk.weights),
-        # What did not converge is no eigenvalue.
-        "eigenvalue": ("order", np.where(pairs.converged, pairs.values, np.nan)),
-        "residual": ("order", pairs.residuals),
-        "converged": ("order", pairs.converged.astype(float)),
+        "eigenvalue": ("order", values[:highest]),
+        "residual": ("order", pairs.residuals[:highest]),
+        "converged": ("order", pairs.converged[:highest].astype(float)),
+        "bottom_eigenvalue": ("from_bottom", values[highest:][::-1]),
+        "bottom_residual": ("from_bottom", pairs.residuals[highest:][::-1]),
+        "exact": float(spectrum.exact),
+        "basis_kept": float(bulk.kept),
         "deflated_count": float(spectrum.deflated),
-        "trace": spectrum.trace.value,
-        "trace_stderr": spectrum.trace.standard_error,
+        "trace": trace.value,
+        "trace_stderr": trace.standard_error,
+        "square_trace": trace.square,
+        "square_trace_stderr": trace.square_standard_error,
+        "moment": ("degree", np.array(moments)),
+        "moment_stderr": ("degree", np.array(errors)),
         "outlier_count": float(spectrum.outliers.count),
+        "outlier_fewest": float(spectrum.outliers.fewest),
+        "outlier_most": float(spectrum.outliers.most),
         "bulk_edge": spectrum.outliers.edge,
     }
-    orders = {"order": np.arange(len(pairs.values))}
-    return xr.Dataset(variables, coords=orders)
+    coords = {
+        "order": np.arange(highest),
+        "from_bottom": np.arange(pairs.bottom),
+        "degree": np.array(DEGREES),
+    }
+    return xr.Dataset(variables, coords=coords)

@@ -5,14 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipeline.spectra.lanczos import Operator, gaussian, orthogonalised
+from pipeline.spectra.krylov import Krylov, Ritz
+from pipeline.spectra.lanczos import Operator
 
-CHECK_EVERY = 3  # steps between looks at convergence: a look costs less than a product
+ROOM = 20  # vectors of a basis beyond twice the pairs asked for; tuned on F-200^2 and LeNet5
 
 
 @dataclass(frozen=True)
 class Eigenpairs:
-    """Eigenpairs, algebraically largest first.
+    """Eigenpairs, algebraically largest first; the last ``bottom`` of them are the smallest.
 
     ``values`` (k,) and ``residuals`` (k,) = ||A v - lambda v|| are float64; ``vectors`` (p, k) has
     orthonormal columns; ``converged`` (k,) marks residuals within tolerance; ``products`` counts
@@ -24,127 +25,67 @@ class Eigenpairs:
     residuals: np.ndarray
     converged: np.ndarray
     products: int
+    bottom: int = 0
+
+
+def basis_size(k: int) -> int:
+    """Return the vectors in the basis for ``k`` pairs; each has its image beside it."""
+    return 2 * k + ROOM
 
 
 def top_eigenpairs(
     operator: Operator,
     k: int,
     *,
+    bottom: int = 0,
     tolerance: float = 1e-4,
     seed: int = 0,
+    block: int = 1,
     basis: int | None = None,
-    max_products: int = 1000,
+    max_products: int | None = None,
 ) -> Eigenpairs:
-    """Return the ``k`` algebraically largest eigenpairs.
+    """Return the ``k`` algebraically largest eigenpairs, and the ``bottom`` smallest.
 
     ``tolerance`` bounds a converged residual relative to the largest absolute Ritz value.  A Krylov
-    basis of ``basis`` vectors (default 2 k + 20) grows, is cut back to its best Ritz vectors, and
-    grows again, until k pairs converge or ``max_products`` are spent (Wu and Simon, 2000).  The
-    images of the basis are kept beside it, so that residuals are measured without a further
-    product: together they take 2 x basis x p numbers.  Of an exactly repeated eigenvalue a Krylov
-    space from one vector holds one copy, and rounding may add some: fewer copies than there are
-    can be returned.
+    basis of ``basis`` vectors (default ``basis_size``) grows, is cut back to its best Ritz vectors,
+    and grows again, until all pairs converge or ``max_products`` (default: 50 per pair, at least
+    1000) are spent (Wu and Simon, 2000).  Converged pairs stay in the basis, so that later ones
+    cannot repeat them.  The basis has its images beside it, so that residuals are measured without
+    a further product: together they take 2 x basis x p numbers.
+
+    Clustered eigenvalues are found one by one, zero ones too, whatever the rank.  An eigenvalue
+    repeated exactly is found as often as it occurs up to ``block`` times, where ``block`` vectors
+    start together and every step multiplies so many.
     """
     p = operator.shape[0]
-    size = min(p, basis or 2 * k + 20)
+    size = min(p, basis or basis_size(k + bottom))
+    block = min(block, size)
+    size -= size % block
     k = min(k, size)
-    krylov = _Krylov(operator, size, seed)
+    bottom = min(bottom, size - k)
+    limit = max_products or max(1000, 50 * (k + bottom))
+    krylov = Krylov(operator, size, block, seed)
     products = 0
     while True:
-        products += krylov.grow(k, 0.5 * tolerance)
-        values, S = krylov.ritz()
-        residuals = krylov.residuals(values[:k], S[:, :k])
-        scale = np.abs(values).max()
-        converged = residuals <= tolerance * scale
-        if converged.all() or krylov.filled == p or products >= max_products:
-            vectors = krylov.combine(krylov.Q, S[:, :k]).T
-            return Eigenpairs(values[:k], vectors, residuals, converged, products)
-        if krylov.filled == size:
-            # Keeping more than k restarts better: the gap that drives convergence is then wider.
-            krylov.restart(values, S, min(k + (size - k) // 2, size - 2))
+        products += krylov.grow(k, bottom, 0.9 * tolerance)
+        found = krylov.ritz()
+        ends = found.ends(k, bottom)
+        vectors, residuals = krylov.pairs(found, ends)
+        converged = residuals <= tolerance * np.abs(found.values).max()
+        whole = len(found.values) == p
+        if (converged.all() and len(ends) == k + bottom) or whole or products >= limit:
+            return Eigenpairs(found.values[ends], vectors.T, residuals, converged, products, bottom)
+        if krylov.filled + block > size:
+            krylov.restart(found, _kept(found, k, bottom, size, block))
 
 
-class _Krylov:
-    """An orthonormal basis Q (rows), its images W = Q A, and the projection T = Q A Q^T."""
+def _kept(found: Ritz, k: int, bottom: int, size: int, block: int) -> np.ndarray:
+    """Return which Ritz pairs to keep: more than asked for, as the gap that drives is then wider.
 
-    def __init__(self, operator: Operator, size: int, seed: int) -> None:
-        p = operator.shape[0]
-        self.operator, self.size, self.seed = operator, size, seed
-        self.Q = torch.zeros(size, p, dtype=operator.dtype, device=operator.device)
-        self.W = torch.zeros_like(self.Q)
-        self.T = np.zeros((size, size))
-        self.next = gaussian(operator, seed)
-        self.last = np.zeros(size)  # how the basis couples to ``next``: Q^T A = T Q^T + next last^T
-        self.filled = 0
-
-    def grow(self, k: int, tolerance: float) -> int:
-        """Grow the basis by Lanczos steps until k pairs seem converged or it is full.
-
-        Returns the number of products.
-        """
-        first = self.filled
-        for j in range(first, self.size):
-            self._couple(j)
-            self.W[j] = self.operator.matmat(self.Q[j][:, None])[:, 0]
-            self.T[j, j] = float((self.Q[j] * self.W[j]).sum(dtype=torch.float64))
-            # The first Gram-Schmidt pass takes the couplings that T tells; a second, full one then
-            # removes what rounding left.
-            told = max(0, j - 1) if j > first else 0
-            couplings = torch.as_tensor(self.T[told : j + 1, j], dtype=self.W.dtype)
-            w = self.W[j] - couplings.to(self.W.device) @ self.Q[told : j + 1]
-            self.next = orthogonalised(w[None], self.Q[None, : j + 1], passes=1)[0]
-            self.filled = j + 1
-            if j - first >= k // 2 and (j - first) % CHECK_EVERY == 0 and self._seems(k, tolerance):
-                break
-        return self.filled - first
-
-    def _couple(self, j: int) -> None:
-        """Set basis vector j along ``next``, and its couplings in T to those before it."""
-        w = self.next
-        norm = float(torch.linalg.vector_norm(w, dtype=torch.float64))
-        if j > 0 and norm <= 50 * torch.finfo(w.dtype).eps * np.abs(self.T).max():
-            # An invariant subspace: go on from a fresh direction, uncoupled to what is found.
-            w = gaussian(self.operator, self.seed + j)
-            w = orthogonalised(w[None], self.Q[None, :j])[0]
-            self.Q[j] = w / torch.linalg.vector_norm(w)
-            norm = 0.0
-        else:
-            self.Q[j] = w / norm
-        self.T[:j, j] = self.T[j, :j] = norm * self.last[:j]
-        self.last = np.zeros(self.size)
-        self.last[j] = 1.0
-
-    def _seems(self, k: int, tolerance: float) -> bool:
-        """Return whether the estimated residuals of k pairs are within tolerance."""
-        values, S = self.ritz()
-        beta = float(torch.linalg.vector_norm(self.next))
-        return len(values) > k and bool(
-            (beta * np.abs(S[-1, :k]) <= tolerance * np.abs(values).max()).all()
-        )
-
-    def ritz(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return Ritz values, the largest first, and their coordinates in the basis."""
-        # PyTorch's solver: NumPy's would wake a second pool of threads, which slows the products.
-        values, S = torch.linalg.eigh(torch.from_numpy(self.T[: self.filled, : self.filled]))
-        return values.flip(0).numpy(), S.flip(1).numpy()
-
-    def residuals(self, values: np.ndarray, S: np.ndarray) -> np.ndarray:
-        """Return ||A v - lambda v|| of Ritz pairs, from the kept images."""
-        vectors, images = self.combine(self.Q, S), self.combine(self.W, S)
-        shifts = torch.as_tensor(values[:, None], dtype=self.Q.dtype, device=self.Q.device)
-        difference = images - shifts * vectors
-        return torch.linalg.vector_norm(difference, dim=1, dtype=torch.float64).cpu().numpy()
-
-    def combine(self, rows: torch.Tensor, S: np.ndarray) -> torch.Tensor:
-        """Return S^T rows."""
-        S = torch.as_tensor(S.T.copy(), dtype=rows.dtype, device=rows.device)
-        return S @ rows[: S.shape[1]]
-
-    def restart(self, values: np.ndarray, S: np.ndarray, kept: int) -> None:
-        """Cut the basis back to its ``kept`` best Ritz vectors."""
-        for rows in (self.Q, self.W):
-            rows[:kept] = self.combine(rows, S[:, :kept])
-        self.T[:] = 0.0
-        self.T[np.arange(kept), np.arange(kept)] = values[:kept]
-        self.last[:kept] = S[-1, :kept]
-        self.filled = kept
+    What is over goes to the two ends in proportion.
+    """
+    room = size - k - bottom
+    count = min(k + bottom + room // 2, size - 2 * block)
+    count -= (count - size) % block  # so that whole blocks fill the rest
+    low = round(count * bottom / (k + bottom))
+    return found.ends(count - low, low)

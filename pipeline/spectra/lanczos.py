@@ -26,8 +26,8 @@ class Tridiagonal:
 
     A Q = Q T + beta_last q_last e_last^T for every starting vector: ``alpha`` (b, steps) and
     ``beta`` (b, steps - 1) are T in float64, ``basis`` is Q^T (b, steps, p), ``last`` (b, p) the
-    unnormalised next vector.  A Krylov space that was exhausted after ``length[i]`` < steps steps
-    has zeros beyond.
+    unnormalised next vector.  With a bounded basis only its last vectors are there, in no order.
+    A Krylov space that was exhausted after ``length[i]`` < steps steps has zeros beyond.
     """
 
     alpha: np.ndarray
@@ -43,38 +43,51 @@ class Quadrature:
 
     ``nodes`` and ``weights`` are (probes, steps) float64; the weights of a probe sum to 1, and
     sum(weights * nodes**j) estimates trace(A^j) / dimension.  Where a Krylov space was exhausted
-    early the rest is NaN with weight 0.
+    early the rest is NaN with weight 0.  Every step was orthogonalised against the ``kept`` ones
+    before it: against all, where that is the number of steps.
     """
 
     nodes: np.ndarray
     weights: np.ndarray
     dimension: int
+    kept: int
+
+    def moment(self, degree: int) -> tuple[float, float]:
+        """Return the estimate of trace(A^degree), and its standard error (NaN for one probe)."""
+        samples = self.dimension * np.nansum(self.weights * self.nodes**degree, axis=1)
+        return mean_and_error(samples)
 
 
-def lanczos(operator: Operator, start: torch.Tensor, steps: int) -> Tridiagonal:
+def lanczos(
+    operator: Operator, start: torch.Tensor, steps: int, *, keep: int | None = None
+) -> Tridiagonal:
     """Return ``steps`` Lanczos steps from each of the columns of ``start`` (p, b).
 
-    Every new vector is orthogonalised twice against all before it, as matrix products: without it
-    converged eigenvalues reappear as copies.  The basis takes b x steps x p numbers.
+    Every new vector is orthogonalised twice against those before it, as matrix products: without it
+    converged eigenvalues reappear as copies.  ``keep`` bounds how many of the last ones are at
+    hand; the basis takes b x keep x p numbers (default: all).
     """
     p, b = start.shape
     steps = min(steps, p)
-    basis = torch.zeros(b, steps, p, dtype=operator.dtype, device=operator.device)
+    keep = max(2, min(keep or steps, steps))
+    basis = torch.zeros(b, keep, p, dtype=operator.dtype, device=operator.device)
     alpha = torch.zeros(b, steps, dtype=torch.float64, device=operator.device)
     beta = torch.zeros(b, steps, dtype=torch.float64, device=operator.device)
     q = start.T.to(operator.dtype)
-    q = q / _norms(q)[:, None].to(q.dtype)
+    q = q / norms(q)[:, None].to(q.dtype)
     w = q
     for j in range(steps):
-        basis[:, j] = q
+        basis[:, j % keep] = q
         w = operator.matmat(q.T).T
         alpha[:, j] = (w * q).sum(1, dtype=torch.float64)
         # The first Gram-Schmidt pass needs the last two vectors alone: A q has no others.
         w = w - alpha[:, j : j + 1].to(w.dtype) * q
         if j > 0:
-            w = w - beta[:, j - 1 : j].to(w.dtype) * basis[:, j - 1]
-        w = orthogonalised(w, basis[:, : j + 1], passes=1)
-        beta[:, j] = _norms(w)
+            w = w - beta[:, j - 1 : j].to(w.dtype) * basis[:, (j - 1) % keep]
+        # Row by row: on a CPU a batched product reads memory at half the speed.
+        known = basis[:, : j + 1]
+        w = torch.cat([orthogonalised(v[None], Q) for v, Q in zip(w, known, strict=True)])
+        beta[:, j] = norms(w)
         # A norm of rounding size is an exhausted space: stop there with zeros, not with noise.
         scale = alpha[:, : j + 1].abs().amax(1) + beta[:, : j + 1].amax(1)
         alive = beta[:, j] > 50 * torch.finfo(operator.dtype).eps * scale
@@ -86,34 +99,42 @@ def lanczos(operator: Operator, start: torch.Tensor, steps: int) -> Tridiagonal:
     )
 
 
-def orthogonalised(w: torch.Tensor, basis: torch.Tensor, *, passes: int = 2) -> torch.Tensor:
-    """Return rows ``w`` (b, p) less their parts in the spans of ``basis`` (b, j, p)."""
-    for _ in range(passes):
-        # Row by row: on a CPU a batched product reads memory at half the speed.
-        rows = [torch.addmv(v, Q.T, Q @ v, alpha=-1) for v, Q in zip(w, basis, strict=True)]
-        w = torch.stack(rows)
-    return w
+def orthogonalised(w: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
+    """Return rows ``w`` (b, p) less their parts in the span of orthonormal rows (j, p)."""
+    return torch.addmm(w, w @ basis.T, basis, alpha=-1)
 
 
-def lanczos_quadrature(operator: Operator, *, steps: int, seeds: Sequence[int]) -> Quadrature:
+def lanczos_quadrature(
+    operator: Operator, *, steps: int, seeds: Sequence[int], basis_bytes: int | None = None
+) -> Quadrature:
     """Return the Gauss quadrature of ``operator``'s spectrum from one Gaussian probe per seed.
 
     An operator with a ``project`` method (a deflated one) has its probes projected, so that the
-    quadrature speaks of the complement alone; ``dimension`` counts it.
+    quadrature speaks of the complement alone; ``dimension`` counts it.  As many probes go side by
+    side as the operator likes to multiply together and ``basis_bytes`` has room for.  Where one
+    basis alone has none, its last vectors stay at hand, as many as fit (``kept``): nodes may then
+    repeat, while the weight of each group of copies, and so the density, stays right (Chen, Trogdon
+    and Ubaru, 2021).
     """
-    start = torch.stack([gaussian(operator, seed) for seed in seeds], 1)
     dimension = operator.shape[0]
     if hasattr(operator, "project"):
-        start = operator.project(start)
         dimension -= operator.U.shape[1]
-    found = lanczos(operator, start, min(steps, dimension))
+    steps_made = min(steps, dimension)
+    room = (basis_bytes or 2**62) // (operator.shape[0] * operator.dtype.itemsize)
+    together = max(1, min(getattr(operator, "vectors", 1), room // max(1, steps_made)))
     nodes = np.full((len(seeds), steps), np.nan)
     weights = np.zeros((len(seeds), steps))
-    for i, m in enumerate(found.length):
-        values, vectors = eigh_tridiagonal(found.alpha[i, :m], found.beta[i, : m - 1])
-        nodes[i, :m] = values
-        weights[i, :m] = vectors[0] ** 2
-    return Quadrature(nodes, weights, dimension)
+    for first in range(0, len(seeds), together):
+        group = seeds[first : first + together]
+        start = torch.stack([gaussian(operator, seed) for seed in group], 1)
+        if hasattr(operator, "project"):
+            start = operator.project(start)
+        found = lanczos(operator, start, steps_made, keep=room)
+        for i, m in enumerate(found.length):
+            values, vectors = eigh_tridiagonal(found.alpha[i, :m], found.beta[i, : m - 1])
+            nodes[first + i, :m] = values
+            weights[first + i, :m] = vectors[0] ** 2
+    return Quadrature(nodes, weights, dimension, kept=max(2, min(room, steps)))
 
 
 def gaussian(operator: Operator, seed: int) -> torch.Tensor:
@@ -123,5 +144,12 @@ def gaussian(operator: Operator, seed: int) -> torch.Tensor:
     return probe.to(operator.device, operator.dtype)
 
 
-def _norms(rows: torch.Tensor) -> torch.Tensor:
+def norms(rows: torch.Tensor) -> torch.Tensor:
+    """Return the Euclidean norms of rows, summed in float64."""
     return rows.square().sum(1, dtype=torch.float64).sqrt()
+
+
+def mean_and_error(samples: np.ndarray) -> tuple[float, float]:
+    """Return the mean of independent samples and its standard error, NaN for a single one."""
+    error = samples.std(ddof=1) / np.sqrt(len(samples)) if len(samples) > 1 else np.nan
+    return float(samples.mean()), float(error)

@@ -14,26 +14,35 @@ LEAST_SPREAD = 0.1  # of the mean spacing: equal spacings, as of a lattice, isol
 
 @dataclass(frozen=True)
 class Outliers:
-    """``count`` eigenvalues lie above ``edge``, the largest eigenvalue of the bulk."""
+    """``count`` eigenvalues lie above ``edge``, the largest eigenvalue of the bulk.
+
+    ``fewest`` and ``most`` are the counts by the other gaps that satisfy the criterion: where they
+    differ, the spectrum has outliers in several steps, and the count is that uncertain.
+    """
 
     count: int
     edge: float
+    fewest: int
+    most: int
 
 
 def count_outliers(values: np.ndarray) -> Outliers:
     """Return the outliers among the largest eigenvalues, sorted from the largest.
 
-    They end at the most isolated gap: the one that is, in log lambda, the most standard deviations
-    above the mean of the spacings of the given positive eigenvalues below it, at least
-    ``FEWEST_SPACINGS`` of them.  Where that is less than ``ISOLATION`` there are no outliers.  Of k
-    eigenvalues at most k - 1 - FEWEST_SPACINGS can be found to be outliers.
+    A gap's isolation is by how many standard deviations it exceeds, in log lambda, the mean of the
+    spacings of the given positive eigenvalues below it, at least ``FEWEST_SPACINGS`` of them.
+    Outliers can end at gaps of isolation ``ISOLATION`` or more, and are counted to the most
+    isolated one; without any there are none.  Of k eigenvalues at most k - 1 - FEWEST_SPACINGS can
+    be found to be outliers.
     """
     spacings = -np.diff(np.log(values[values > 0]))
-    isolation = [_isolation(spacings, gap) for gap in range(len(spacings) - FEWEST_SPACINGS)]
-    if isolation and max(isolation) >= ISOLATION:
-        count = int(np.argmax(isolation)) + 1
-        return Outliers(count, float(values[count]))
-    return Outliers(0, float(values[0]) if len(values) else float("nan"))
+    gaps = range(len(spacings) - FEWEST_SPACINGS)
+    isolation = np.array([_isolation(spacings, gap) for gap in gaps])
+    if not (isolation >= ISOLATION).any():
+        return Outliers(0, float(values[0]) if len(values) else float("nan"), 0, 0)
+    counts = np.flatnonzero(isolation >= ISOLATION) + 1
+    count = int(np.argmax(isolation)) + 1
+    return Outliers(count, float(values[count]), int(counts.min()), int(counts.max()))
 
 
 def _isolation(spacings: np.ndarray, gap: int) -> float:

@@ -1,0 +1,58 @@
+"""The Gram matrix of G's factors: as large as examples times classes, with G's own eigenvalues."""
+
+from dataclasses import dataclass
+from typing import Unpack
+
+import torch
+from torch import nn
+from torch.func import vjp, vmap
+
+from pipeline.curvature.loss import label_mask, zero_sum
+from pipeline.curvature.problem import Data, Options, Problem
+
+EXAMPLES = 50  # differentiated at once, each for all classes
+COLUMNS = 4096  # of the factors multiplied at once: sums over more lose float32's digits
+
+
+@dataclass(frozen=True)
+class Factors:
+    """``rows`` (N C, p) with rows^T rows = G: row (i, k) is sqrt(pi_ik / N) g_ik."""
+
+    rows: torch.Tensor
+
+    def gram(self) -> torch.Tensor:
+        """Return rows rows^T (N C, N C) in float64: G's eigenvalues but for zeros."""
+        n = len(self.rows)
+        total = torch.zeros(n, n, dtype=torch.float64, device=self.rows.device)
+        for some in self.rows.split(COLUMNS, dim=1):
+            total += some @ some.T
+        return (total + total.T) / 2
+
+
+def factor_bytes(examples: int, classes: int, p: int, dtype: torch.dtype) -> int:
+    """Return the bytes that ``gauss_newton_factors`` takes."""
+    return examples * classes * p * dtype.itemsize
+
+
+def gauss_newton_factors(model: nn.Module, data: Data, **options: Unpack[Options]) -> Factors:
+    """Return G's factors sqrt(pi_ik / N) g_ik with g_ik = J_i^T (e_k - pi_i).  Source: S."""
+    problem = Problem(model, data, **options)
+    theta = problem.network.theta
+    classes = torch.arange(problem.classes, device=theta.device)
+
+    def one(x: torch.Tensor, cotangents: torch.Tensor) -> torch.Tensor:
+        _, pull = vjp(lambda parameters: problem.network.logits(parameters, x[None])[0], theta)
+        return vmap(lambda cotangent: pull(cotangent)[0])(cotangents)
+
+    shape = (problem.examples, problem.classes, len(theta))
+    rows = torch.empty(shape, dtype=theta.dtype, device=theta.device)
+    with torch.no_grad():
+        for start in range(0, problem.examples, EXAMPLES):
+            inputs = problem.inputs[start : start + EXAMPLES]
+            mask = label_mask(problem.labels[start : start + EXAMPLES], problem.classes)
+            pi = problem.network.logits(theta, inputs).softmax(-1)
+            away = (classes[:, None] == classes).to(pi.dtype) - pi[:, None, :]  # e_k - pi_i
+            away = zero_sum(away, mask[:, None, :])
+            scale = (pi / problem.examples).sqrt()
+            rows[start : start + EXAMPLES] = vmap(one)(inputs, scale[:, :, None] * away)
+    return Factors(rows.flatten(0, 1))

@@ -1,0 +1,39 @@
+"""Ranks of a data-parallel job: each holds a share of the examples, and sums meet on all."""
+
+import torch
+from torch import distributed
+
+
+def ranks() -> tuple[int, int]:
+    """Return this process's rank and how many there are: (0, 1) outside a data-parallel job."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+def own_share(examples: torch.Tensor) -> torch.Tensor:
+    """Return this rank's share of the rows: every rank gets as many, to within one."""
+    rank, world = ranks()
+    return examples[rank::world]
+
+
+def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
+    """Return ``tensor``, now holding the sum over all ranks, equal to the last bit on each."""
+    if ranks()[1] > 1:
+        distributed.all_reduce(tensor)
+    return tensor
+
+
+def least_over_ranks(count: int, device: torch.device) -> int:
+    """Return the smallest ``count`` of any rank, so that all go on from the same place."""
+    if ranks()[1] == 1:
+        return count
+    least = torch.tensor(count, device=device)
+    distributed.all_reduce(least, distributed.ReduceOp.MIN)
+    return int(least)
+
+
+def wait_for_all() -> None:
+    """Return when every rank has come here."""
+    if ranks()[1] > 1:
+        distributed.barrier()

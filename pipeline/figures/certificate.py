@@ -1,0 +1,65 @@
+"""How far the numbers can be trusted: residuals of eigenpairs, and traces made in two ways."""
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pipeline.config import Figures
+from pipeline.figures import style
+
+TRACES = {1: ("trace", "trace_stderr"), 2: ("square_trace", "square_trace_stderr")}
+
+
+def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
+    """Draw residuals by order, then the moments of degree 1 and 2 against trace estimates."""
+    cube = cubes["spectrum"]
+    figure, axes = style.panels(
+        1,
+        3,
+        title="Certificates of all networks, checkpoints and splits",
+        row_height=2.3,
+    )
+    _residuals(axes[0, 0], cube)
+    for panel, degree in zip(axes[0, 1:], cube.degree.values, strict=False):
+        _moments(panel, cube, int(degree))
+    style.legend_below(figure, axes[0, 0], columns=3)
+    return figure
+
+
+def _residuals(panel: Axes, cube: xr.Dataset) -> None:
+    scale = np.abs(cube.eigenvalue.isel(order=0))
+    for matrix in cube.matrix.values:
+        values = (cube.residual / scale).sel(matrix=matrix)
+        values = values.transpose("order", ...).values.reshape(cube.sizes["order"], -1)
+        known = np.isfinite(values).any(1)
+        orders = cube.order.values[known]
+        colour = style.MATRIX_COLOURS[matrix]
+        panel.plot(orders, np.nanmax(values[known], axis=1), ".", color=colour, label=matrix)
+    panel.set(
+        yscale="log",
+        xlabel="order of the eigenpair",
+        ylabel=r"$\|A v - \lambda v\| / \lambda_0$, largest",
+        title="residuals of eigenpairs",
+    )
+
+
+def _moments(panel: Axes, cube: xr.Dataset, degree: int) -> None:
+    value, error = TRACES[degree]
+    estimated = cube.where(cube.exact == 0)  # an exact spectrum has but one trace
+    spread = np.hypot(estimated[error], estimated.moment_stderr.sel(degree=degree).fillna(0))
+    scores = (estimated.moment.sel(degree=degree) - estimated[value]) / spread
+    for matrix in cube.matrix.values:
+        found = np.sort(scores.sel(matrix=matrix).values.ravel())
+        found = found[np.isfinite(found)]
+        if len(found):
+            shares = (np.arange(len(found)) + 0.5) / len(found)
+            panel.plot(found, shares, color=style.MATRIX_COLOURS[matrix])
+    for sign in (-1, 1):
+        panel.axvline(2 * sign, ls="--", lw=0.7, color=style.INK)
+    panel.set(
+        xlabel="difference / standard error",
+        ylabel="share of networks below",
+        title=rf"trace of $A^{degree}$, made in two ways",
+        ylim=(0, 1),
+    )

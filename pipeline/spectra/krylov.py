@@ -1,0 +1,154 @@
+"""A Krylov basis with its images, grown block by block and cut back to Ritz vectors."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pipeline.spectra.lanczos import Operator, gaussian, norms, orthogonalised
+
+CHECK_EVERY = 3  # blocks between looks at convergence; a look waits for the device
+BREAKDOWN = 50  # of rounding units: a new vector shorter than this, in ||A||, is noise
+
+
+@dataclass(frozen=True)
+class Ritz:
+    """Ritz values, the largest first, and their coordinates (basis, values) in the basis."""
+
+    values: np.ndarray
+    coordinates: np.ndarray
+
+    def ends(self, top: int, bottom: int) -> np.ndarray:
+        """Return the places of the ``top`` largest values, then of the ``bottom`` smallest."""
+        n = len(self.values)
+        return np.r_[: min(top, n), max(top, n - bottom) : n]
+
+
+class Krylov:
+    """An orthonormal basis Q (rows), its images W = Q A, and the projection T = Q A Q^T.
+
+    W = T Q + last next holds but for rounding: ``next`` (block, p) is what the last images have
+    outside the basis, ``last`` (basis, block) how they couple to it.  Nothing inside a step waits
+    for the device: a vector that breaks down becomes a row of zeros, ``alive`` knows of it, and a
+    look at convergence sees to it.
+    """
+
+    def __init__(self, operator: Operator, size: int, block: int, seed: int) -> None:
+        p = operator.shape[0]
+        where = {"dtype": torch.float64, "device": operator.device}
+        self.operator, self.size, self.block, self.seed = operator, size, block, seed
+        self.Q = torch.empty(size, p, dtype=operator.dtype, device=operator.device)
+        self.W = torch.empty_like(self.Q)
+        self.T = torch.zeros(size, size, **where)
+        self.last = torch.zeros(size, block, **where)
+        self.alive = torch.zeros(size, dtype=torch.bool, device=operator.device)
+        self.filled = 0
+        self.fresh = 0
+        self._start_afresh()
+
+    def grow(self, k: int, bottom: int, tolerance: float) -> int:
+        """Grow the basis until its extreme pairs seem converged or it is full.
+
+        Returns the number of products.
+        """
+        first = self.filled
+        looked = first
+        while self.filled + self.block <= self.size:
+            self._expand(after_restart=self.filled == first)
+            every = max(CHECK_EVERY * self.block, self.filled // 20)  # looks grow dearer
+            if self.filled - looked >= every and self.filled > k + bottom:
+                looked = self.filled
+                if not bool(self.alive[self.filled - self.block : self.filled].any()):
+                    self._start_afresh()  # an invariant subspace is found: look beside it
+                elif self._seems(k, bottom, tolerance):
+                    break
+        return self.filled - first
+
+    def _expand(self, *, after_restart: bool) -> None:
+        """Take ``next`` into the basis and multiply it."""
+        j, b = self.filled, self.block
+        new = slice(j, j + b)
+        L = self._orthonormalised(j)
+        self.W[new] = self.operator.matmat(self.Q[new].T).T
+        coupling = self.last[:j] @ L
+        self.T[:j, new], self.T[new, :j] = coupling, coupling.T
+        inner = torch.stack([(self.Q[new] * w).sum(1, dtype=torch.float64) for w in self.W[new]])
+        self.T[new, new] = (inner + inner.T) / 2
+        # The first Gram-Schmidt pass takes the couplings that T tells; a second, full one then
+        # removes what rounding left.
+        told = 0 if after_restart else max(0, j - b)
+        couplings = self.T[told : j + b, new].to(self.W.dtype)
+        w = torch.addmm(self.W[new], couplings.T, self.Q[told : j + b], alpha=-1)
+        self.next = orthogonalised(w, self.Q[: j + b])
+        self.last.zero_()
+        self.last[new] = torch.eye(b, dtype=torch.float64, device=self.last.device)
+        self.filled += b
+
+    def _orthonormalised(self, j: int) -> torch.Tensor:
+        """Put ``next``, made orthonormal, into rows j on; return L with next = L rows."""
+        L = torch.zeros(self.block, self.block, dtype=torch.float64, device=self.T.device)
+        least = BREAKDOWN * torch.finfo(self.Q.dtype).eps * self.T.diagonal().abs().amax()
+        for i, w in enumerate(self.next):
+            if i:
+                before = self.Q[j : j + i]
+                L[i, :i] = (before * w).sum(1, dtype=torch.float64)
+                w = orthogonalised(orthogonalised(w[None], before), self.Q[: j + i])[0]
+            length = norms(w[None])[0]
+            alive = length > least
+            L[i, i] = torch.where(alive, length, 0.0)
+            self.Q[j + i] = torch.where(alive, w / length.to(w.dtype), 0.0)
+            self.alive[j + i] = alive
+        return L
+
+    def _start_afresh(self) -> None:
+        """Set ``next`` to random vectors, uncoupled to what is found."""
+        seeds = [self.seed + self.fresh + i for i in range(self.block)]
+        self.fresh += self.block
+        w = torch.stack([gaussian(self.operator, seed) for seed in seeds])
+        self.next = orthogonalised(orthogonalised(w, self.Q[: self.filled]), self.Q[: self.filled])
+        self.last.zero_()
+
+    def _seems(self, k: int, bottom: int, tolerance: float) -> bool:
+        """Return whether the estimated residuals of the extreme pairs are within tolerance."""
+        found = self.ritz()
+        ends = found.ends(k, bottom)
+        if len(ends) < k + bottom:
+            return False
+        last = self.last[: self.filled].cpu().numpy()
+        outside = (self.next @ self.next.T).double().cpu().numpy()
+        parts = found.coordinates[:, ends].T @ last
+        estimates = np.sqrt(np.maximum(np.einsum("ki,ij,kj->k", parts, outside, parts), 0))
+        return bool((estimates <= tolerance * np.abs(found.values).max()).all())
+
+    def ritz(self) -> Ritz:
+        """Return the Ritz pairs."""
+        alive = self.alive[: self.filled].cpu().numpy()
+        T = self.T[: self.filled, : self.filled].cpu()[alive][:, alive]
+        # PyTorch's solver: NumPy's would wake a second pool of threads, which slows the products.
+        values, S = torch.linalg.eigh(T)
+        coordinates = np.zeros((self.filled, len(values)))
+        coordinates[alive] = S.flip(1).numpy()
+        return Ritz(values.flip(0).numpy(), coordinates)
+
+    def pairs(self, found: Ritz, which: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
+        """Return Ritz vectors v as rows, and ||A v - lambda v|| from the kept images."""
+        vectors, images = self._combined(self.Q, found, which), self._combined(self.W, found, which)
+        values = torch.as_tensor(found.values[which, None], dtype=vectors.dtype)
+        lengths = norms(images.sub_(values.to(vectors.device) * vectors))
+        return vectors, lengths.cpu().numpy()
+
+    def restart(self, found: Ritz, which: np.ndarray) -> None:
+        """Cut the basis back to the given Ritz vectors."""
+        kept = len(which)
+        for rows in (self.Q, self.W):
+            rows[:kept] = self._combined(rows, found, which)
+        last = torch.as_tensor(found.coordinates[:, which].T, device=self.last.device)
+        self.last[:kept] = last @ self.last[: self.filled]
+        self.T.zero_()
+        self.T.diagonal()[:kept] = torch.as_tensor(found.values[which], device=self.T.device)
+        self.alive[:kept] = True
+        self.filled = kept
+
+    def _combined(self, rows: torch.Tensor, found: Ritz, which: np.ndarray) -> torch.Tensor:
+        S = torch.as_tensor(found.coordinates[:, which].T.copy(), dtype=rows.dtype)
+        return S.to(rows.device) @ rows[: self.filled]
