@@ -45,8 +45,11 @@ class Contestant(Protocol):
 class Ours:
     """This project."""
 
+    compiled = False
+
     def __init__(self, matrix: str, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
-        self.operator = {"Hess": hessian, "G": gauss_newton}[matrix](model, (x, y))
+        make = {"Hess": hessian, "G": gauss_newton}[matrix]
+        self.operator = make(model, (x, y), compiled=self.compiled)
 
     def product(self, v: torch.Tensor) -> torch.Tensor:
         return self.operator @ v
@@ -62,7 +65,9 @@ class Ours:
 
 
 class Curvlinops:
-    """curvlinops-for-pytorch, eager, the data as one batch."""
+    """curvlinops-for-pytorch, the data as one batch."""
+
+    compiled = False
 
     def __init__(self, matrix: str, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
         kind = {
@@ -72,6 +77,9 @@ class Curvlinops:
         loss = nn.CrossEntropyLoss(reduction="mean")
         parameters = list(model.parameters())
         self.operator = kind(model, loss, parameters, [(x, y)], check_deterministic=False)
+        if self.compiled:
+            # It has no switch for this: its product of a batch, compiled as a user would.
+            self.operator._mp = torch.compile(self.operator._mp)
 
     def product(self, v: torch.Tensor) -> torch.Tensor:
         return self.operator @ v
@@ -89,6 +97,18 @@ class Curvlinops:
             self.operator.to_scipy(), k, which="LA", tol=tolerance, v0=start.astype(np.float32)
         )
         return Pairs(values[::-1], torch.from_numpy(vectors[:, ::-1].copy()))
+
+
+class OursCompiled(Ours):
+    """This project with compiled products."""
+
+    compiled = True
+
+
+class CurvlinopsCompiled(Curvlinops):
+    """curvlinops-for-pytorch with its batch product compiled."""
+
+    compiled = True
 
 
 class Eigenthings:
@@ -131,4 +151,10 @@ class Eigenthings:
             self.steps += 4
 
 
-CONTESTANTS = {"ours": Ours, "curvlinops": Curvlinops, "hessian-eigenthings": Eigenthings}
+CONTESTANTS = {
+    "ours": Ours,
+    "ours, compiled": OursCompiled,
+    "curvlinops": Curvlinops,
+    "curvlinops, compiled": CurvlinopsCompiled,
+    "hessian-eigenthings": Eigenthings,
+}

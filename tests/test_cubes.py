@@ -180,3 +180,13 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
         write_and_fail()
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     assert target.read_text() == "old"
+
+
+def test_equal_cubes_give_equal_bytes(tmp_path):
+    digests = []
+    for name in ("one", "two"):
+        cube = assemble("spectrum", RUNS, placed())
+        write_cube(cube, tmp_path / f"{name}.zarr", manifest=tmp_path / "m" / "m.json", parts=[])
+        files = sorted(path for path in (tmp_path / f"{name}.zarr").rglob("*") if path.is_file())
+        digests.append([sha256(file) for file in files])
+    assert digests[0] == digests[1]

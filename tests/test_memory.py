@@ -66,3 +66,24 @@ def test_out_of_memory_halves_the_chunk_then_says_what_to_lower(lenet, monkeypat
     limit = 0
     with pytest.raises(AnatomyError, match=r"Lower compute\.memory_gb"):
         hessian(model, data, chunk=4)
+
+
+def test_out_of_memory_in_a_product_lets_fewer_vectors_share_a_pass(lenet, monkeypatch, capsys):
+    model, inputs = lenet
+    A = hessian(model, (inputs[:40], torch.arange(40) % 10), vectors=4)
+    V = torch.randn(A.shape[0], 4)
+    expected = hessian(model, (inputs[:40], torch.arange(40) % 10), vectors=2) @ V
+    original = chunked_module._times
+    limit = 2
+
+    def scarce(product, rows):
+        if len(rows) > limit:
+            raise torch.OutOfMemoryError
+        return original(product, rows)
+
+    monkeypatch.setattr(chunked_module, "_times", scarce)
+    assert torch.equal(A @ V, expected)
+    assert "going on with compute.vectors 2" in capsys.readouterr().err
+    limit = 0
+    with pytest.raises(AnatomyError, match=r"Lower compute\.chunk or compute\.memory_gb"):
+        A @ V

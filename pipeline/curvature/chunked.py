@@ -37,13 +37,30 @@ class ChunkSum(LinearOperator):
         self.vectors = problem.vectors
 
     def matmat(self, V: torch.Tensor) -> torch.Tensor:
-        """Return the product with the columns of ``V``, chunk by chunk in a fixed order."""
+        """Return the product with the columns of ``V``, chunk by chunk in a fixed order.
+
+        Where the device runs out of memory fewer columns share a pass; AnatomyError when one alone
+        does not fit.
+        """
+        while True:
+            try:
+                return sum_over_ranks(self._of_own_share(V)).T
+            except torch.OutOfMemoryError as error:
+                if self.vectors == 1:
+                    raise AnatomyError(
+                        f"out of memory on {self.device} in a product with one vector. Lower "
+                        "compute.chunk or compute.memory_gb"
+                    ) from error
+                self.vectors //= 2
+                say(f"out of memory: going on with compute.vectors {self.vectors}")
+
+    def _of_own_share(self, V: torch.Tensor) -> torch.Tensor:
         # Rows that lie contiguous, coming and going: copies across them cost as much as a small
         # network's product.
         rows = V.T.to(self.dtype).contiguous().split(self.vectors)
         with torch.no_grad():
             sums = [self._sum(some) for some in rows]
-        return sum_over_ranks(sums[0] if len(sums) == 1 else torch.cat(sums)).T
+        return sums[0] if len(sums) == 1 else torch.cat(sums)
 
     def _sum(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the products with ``rows`` (k, p), which share a pass over the data."""

@@ -50,15 +50,17 @@ class Recorded(LinearOperator):
         begun = time.monotonic()
         product = self.operator.matmat(V)
         if self.recording is None:
-            self.recording = self._is_slow(time.monotonic() - begun, V.shape[1])
+            self.recording = self._is_slow(begun, V.shape[1])
         if self.recording:
             self._append(V, product)
         return product
 
-    def _is_slow(self, seconds: float, columns: int) -> bool:
+    def _is_slow(self, begun: float, columns: int) -> bool:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        slow = time.monotonic() - begun >= RECORD_ABOVE * columns
         # The ranks' clocks differ, and all must come to the same answer.
-        slow = int(seconds / columns >= RECORD_ABOVE)
-        return bool(least_over_ranks(slow, self.device))
+        return bool(least_over_ranks(int(slow), self.device))
 
     def _append(self, V: torch.Tensor, product: torch.Tensor) -> None:
         end = self.places[-1][3] if self.places else 0
