@@ -1,7 +1,7 @@
 """This project and its peers behind one face: products, quadrature, top eigenpairs."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import curvlinops
 import hessian_eigenthings as he
@@ -45,11 +45,11 @@ class Contestant(Protocol):
 class Ours:
     """This project."""
 
-    compiled = False
+    options: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, matrix: str, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
         make = {"Hess": hessian, "G": gauss_newton}[matrix]
-        self.operator = make(model, (x, y), compiled=self.compiled)
+        self.operator = make(model, (x, y), **self.options)
 
     def product(self, v: torch.Tensor) -> torch.Tensor:
         return self.operator @ v
@@ -102,7 +102,13 @@ class Curvlinops:
 class OursCompiled(Ours):
     """This project with compiled products."""
 
-    compiled = True
+    options: ClassVar[dict[str, Any]] = {"compiled": True}
+
+
+class OursRecomputed(Ours):
+    """This project with no memory for kept chunks."""
+
+    options: ClassVar[dict[str, Any]] = {"memory_gb": 0.0}
 
 
 class CurvlinopsCompiled(Curvlinops):
@@ -154,6 +160,7 @@ class Eigenthings:
 CONTESTANTS = {
     "ours": Ours,
     "ours, compiled": OursCompiled,
+    "ours, nothing kept": OursRecomputed,
     "curvlinops": Curvlinops,
     "curvlinops, compiled": CurvlinopsCompiled,
     "hessian-eigenthings": Eigenthings,

@@ -34,7 +34,7 @@ def pareto() -> Dense:
 
 def main(file: Path) -> None:
     """Draw Lanczos estimates over the exact spectra."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(6.9, 2.6), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
     A = spiked_wishart()
     exact = np.linalg.eigvalsh(A.matrix.numpy())
     found = lanczos_quadrature(A, steps=128, seeds=PROBES)
@@ -46,12 +46,12 @@ def main(file: Path) -> None:
     left.axvline(outliers.edge, ls="--", lw=0.7, color="0.25", label="edge of the bulk")
     left.set(
         yscale="log",
-        ylim=(1e-4, 10),
+        ylim=(1e-4, 1e3),
         xlabel="eigenvalue",
         ylabel="density",
-        title=f"spiked: {outliers.count} outliers, 128 steps, 10 probes",
+        title=f"spiked, 128 steps: {outliers.count} outliers",
     )
-    left.legend(frameon=False)
+    left.legend(frameon=False, loc="upper right")
     A = pareto()
     exact = np.linalg.eigvalsh(A.matrix.numpy())
     found = lanczos_quadrature(A, steps=256, seeds=PROBES)
@@ -64,7 +64,7 @@ def main(file: Path) -> None:
         ylim=(1e-4, 10),
         xlabel="log10 eigenvalue",
         ylabel="density (1/decade)",
-        title="Pareto(1): 256 steps, 10 probes",
+        title="Pareto(1), 256 steps",
     )
     figure.savefig(file, dpi=160)
 

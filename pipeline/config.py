@@ -172,20 +172,26 @@ class Spectrum(Settings):
 class Compute(Settings):
     """Where and in what arithmetic jobs run; part of what results depend on."""
 
-    device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = Field(
+    device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
         "auto", description="auto: a GPU where the job finds one; checked inside the job"
     )
     dtype: Literal["float32", "float64"] = Field("float32", description="of curvature products")
     tf32: bool = Field(False, description="let a GPU round float32 products to TF32")
     threads: PositiveInt = Field(1, description="CPU threads per job")
-    chunk: PositiveInt = Field(1000, description="examples linearised at once")
+    chunk: PositiveInt = Field(
+        1000,
+        description="examples linearised at once; fewer where a pass would take over a tenth of "
+        "all memory",
+    )
     memory_gb: Annotated[float, Field(ge=0)] | None = Field(
         None, description="GiB for kept linearised chunks; null: a share of what is free"
     )
     basis_gb: Annotated[float, Field(gt=0)] | None = Field(
         None, description="GiB for a Krylov basis; null: a quarter of all memory"
     )
-    vectors: PositiveInt = Field(8, description="vectors multiplied in one pass over the data")
+    vectors: PositiveInt = Field(
+        8, description="vectors multiplied in one pass over a chunk; fewer likewise"
+    )
     compiled: bool = Field(
         False, description="products through torch.compile; on a CPU it needs a C++ compiler"
     )

@@ -30,21 +30,19 @@ def prepare(compute: Compute) -> torch.device:
     wanted = compute.device
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
-        # torchrun started this process as one of several.
-        distributed.init_process_group("nccl" if wanted == "cuda" else "gloo")
-        if wanted == "cuda":
-            wanted = f"cuda:{os.environ['LOCAL_RANK']}"
-            torch.cuda.set_device(torch.device(wanted))
-    missing = (wanted.startswith("cuda") and not torch.cuda.is_available()) or (
-        wanted == "mps" and not torch.backends.mps.is_available()
-    )
-    if missing or (":" in wanted and int(wanted.split(":")[1]) >= torch.cuda.device_count()):
+    asked = int(wanted.partition(":")[2] or 0)
+    if wanted != "cpu" and asked >= torch.cuda.device_count():
         raise AnatomyError(
             f"compute.device is {wanted}, but this machine has none "
             f"({torch.cuda.device_count()} CUDA devices seen). Set compute.device to auto or cpu, "
             "or send the job to a machine that has one"
         )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
+        # torchrun started this process as one of several.
+        if wanted == "cuda":
+            wanted = f"cuda:{os.environ['LOCAL_RANK']}"
+            torch.cuda.set_device(torch.device(wanted))
+        distributed.init_process_group("gloo" if wanted == "cpu" else "nccl")
     return torch.device(wanted)
 
 

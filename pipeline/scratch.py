@@ -12,11 +12,14 @@ from pydantic import BaseModel
 from pipeline.atomic import remove
 
 
-def scratch_folder(beside: Path, job: BaseModel) -> Path:
-    """Return this very job's scratch folder in ``beside``, and remove those of other settings."""
+def scratch_folder(beside: Path, job: BaseModel, *, first_rank: bool = True) -> Path:
+    """Return this very job's scratch folder in ``beside``; remove those of other settings.
+
+    Only the first of several processes of a job removes.
+    """
     key = hashlib.sha256(f"{type(job).__name__} {job.model_dump_json()}".encode()).hexdigest()[:16]
     own = beside / f".{type(job).__name__}-{key}"
     for other in beside.glob(f".{type(job).__name__}-*"):
-        if other != own:
+        if first_rank and other != own:
             remove(other)
     return own

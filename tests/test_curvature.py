@@ -79,6 +79,43 @@ def test_vectors_that_share_a_pass_equal_single_products(one_problem, operator, 
     assert relative(made[3] @ V, single) < 1e-14
 
 
+class InPlace(nn.Module):
+    """A residual network that adds, activates and (if asked) assigns in place."""
+
+    def __init__(self, assigns):
+        super().__init__()
+        self.one, self.two, self.assigns = nn.Linear(6, 6), nn.Linear(6, 3), assigns
+
+    def forward(self, x):
+        x = x.flatten(1)
+        skip = self.one(x)
+        out = self.one(torch.tanh(skip))
+        out += skip
+        out = nn.functional.leaky_relu(out, 0.3, inplace=True)
+        if self.assigns:
+            halves = torch.zeros_like(out)
+            halves[:, :3] = out[:, 3:]
+            halves[:, 3:] = torch.tanh(out[:, :3])
+            out = halves
+        return self.two(out)
+
+
+@pytest.mark.parametrize("kind", ["adds", "assigns", "silu"])
+def test_networks_that_work_in_place_or_bend_are_right_each_time(kind):
+    torch.manual_seed(0)
+    if kind == "silu":
+        model = nn.Sequential(nn.Linear(6, 5), nn.SiLU(), nn.Linear(5, 3)).double()
+    else:
+        model = InPlace(kind == "assigns").double()
+    inputs, labels = torch.randn(9, 6, dtype=torch.float64), torch.arange(9) % 3
+    Hess, G = dense_hessian(model, inputs, labels), dense_gauss_newton(model, inputs)
+    for operator, expected in ((hessian, Hess), (gauss_newton, G), (residual, Hess - G)):
+        A = operator(model, (inputs, labels), chunk=4)
+        for _ in range(2):
+            assert relative(dense(A), expected) < 1e-12
+            assert relative(A @ torch.ones(len(G), dtype=G.dtype), expected.sum(1)) < 1e-12
+
+
 def test_shapes_are_checked(one_problem):
     model, inputs, labels = one_problem
     A = hessian(model, (inputs, labels))

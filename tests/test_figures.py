@@ -11,8 +11,8 @@ from pipeline.catalogue import FIGURES
 from pipeline.config import Figures
 from pipeline.cubes.assemble import Placed, assemble
 from pipeline.cubes.schema import SCHEMA
-from pipeline.figures import style
-from pipeline.figures.spectral import checkpoint, count_above, curve
+from pipeline.figures import power_law, style
+from pipeline.figures.spectral import checkpoint, count_above, curve, mean_and_error
 from pipeline.jobs import figure
 from pipeline.runs import Run
 
@@ -97,6 +97,40 @@ def test_each_figure_draws_something_in_every_panel(name):
             assert extent.x1 <= box.x1, f"clipped: {text.get_text()}"
     finally:
         plt.close(drawn)
+
+
+@pytest.mark.parametrize("name", [n for n in FIGURES if "spectrum" in FIGURES[n]])
+def test_figures_say_so_where_everything_diverged(name):
+    empty = xr.Dataset({"classes": 10.0}, coords={"matrix": ["Hess", "G", "H"]})
+    places = [{"epoch": epoch, "split": split} for epoch in (0, 9) for split in ("train", "test")]
+    cube = assemble("spectrum", RUNS, [Placed(run, at, empty) for run in RUNS for at in places])
+    with style.theme():
+        drawn = figure.FIGURES[name]({"spectrum": cube}, SETTINGS)
+    assert any("diverged" in text.get_text() for panel in drawn.axes for text in panel.texts)
+    plt.close(drawn)
+
+
+def test_a_tail_finds_its_exponent_at_any_scale():
+    # Eigenvalues with density t**-2 from a tenth of the largest on.
+    values = 1 / np.linspace(1, 100, 4000)
+    for scale in (1.0, 1e-5):
+        cube = one_matrix("H").copy(deep=True)
+        cube = cube.drop_dims("order").assign(
+            eigenvalue=("order", scale * values), converged=("order", np.ones(4000))
+        )
+        cube["dimension"] = 4000.0
+        cube["bottom_eigenvalue"] = cube.bottom_eigenvalue * np.nan
+        cube["ritz_value"], cube["ritz_weight"] = cube.ritz_value * 0, cube.ritz_weight * 0
+        law = power_law.tail(cube, SETTINGS).law
+        assert law.exponent == pytest.approx(-2, abs=0.45)
+
+
+def test_bands_are_over_networks_where_there_are_several():
+    heights = np.array([[1.0, 1.0], [1.0, 1.0], [3.0, 3.0], [3.0, 3.0]])
+    mean, error = mean_and_error(heights, np.array([0, 0, 1, 1]))
+    assert mean.tolist() == [2, 2]
+    assert error == pytest.approx([1, 1])
+    assert mean_and_error(heights[:1], np.array([0]))[1].tolist() == [0, 0]
 
 
 def test_equal_figures_give_equal_bytes(tmp_path):

@@ -1,5 +1,6 @@
 """Data-parallel jobs: two gloo processes give what one gives, to rounding."""
 
+import os
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from test_spectrum_job import JOB, parts
 from test_training import RECIPE, folder_of, job_of
 
 from pipeline.cubes.store import read_part
+from pipeline.fingerprint import PACKAGE
 from pipeline.jobs.spectrum import write_spectra
 from pipeline.jobs.train import train_run
 
@@ -29,10 +31,22 @@ def test_two_processes_give_what_one_gives(trained):
     alone = [read_part(file) for file in files]
     for file in files:
         file.unlink()
+    script = trained.parents[6] / "both.py"
+    script.write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from pipeline.curvature import recorded\n"
+        "from pipeline.jobs.spectrum import write_spectra\n"
+        "from pipeline.tasks import SpectrumJob\n"
+        "recorded.RECORD_ABOVE = 0.0\n"
+        "write_spectra(Path(sys.argv[1]), SpectrumJob.model_validate_json(sys.argv[2]))\n"
+    )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "pipeline", "spectrum", str(trained), "--job", job.model_dump_json()]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command += [str(script), str(trained), job.model_dump_json()]
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
+    assert not list(trained.parents[6].rglob("*.products"))
     for one, file in zip(alone, files, strict=True):
         two = read_part(file)
         xr.testing.assert_allclose(

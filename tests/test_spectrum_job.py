@@ -15,6 +15,7 @@ from pipeline.jobs import spectrum as job_module
 from pipeline.jobs.spectrum import write_spectra
 from pipeline.jobs.train import train_run
 from pipeline.runs import Run, part_path
+from pipeline.scratch import scratch_folder
 from pipeline.tasks import SpectrumJob
 
 JOB = SpectrumJob(
@@ -114,13 +115,13 @@ def test_gram_factors_are_of_g(trained):
 
 def test_a_basis_that_does_not_fit_is_recorded_and_pairs_are_refused(trained):
     bytes_per_vector = 610 * 8
-    compute = JOB.compute.model_copy(update={"basis_gb": 19 * 2 * bytes_per_vector / 2**30})
-    settings = JOB.spectrum.model_copy(update={"steps": 60, "matrices": ("G",)})
+    compute = JOB.compute.model_copy(update={"basis_gb": 35 * 2 * bytes_per_vector / 2**30})
+    settings = JOB.spectrum.model_copy(update={"steps": 90, "matrices": ("G",)})
     job = JOB.model_copy(update={"compute": compute, "spectrum": settings, "epochs": (30,)})
     write_spectra(trained, job)
     found = read_part(parts(trained)[30, "train"]).sel(matrix="G")
-    assert float(found.basis_kept) == 38
-    assert found.sizes["node"] == 60
+    assert float(found.basis_kept) == 70
+    assert found.sizes["node"] == 90
     moment = found.sel(degree=1)
     assert abs(float(moment.moment - moment.trace)) < 5 * float(moment.trace_stderr) + 1e-6
     compute = JOB.compute.model_copy(update={"basis_gb": 10 * bytes_per_vector / 2**30})
@@ -154,6 +155,36 @@ def test_a_killed_job_goes_on_within_a_matrix_and_ends_identical(trained, monkey
     write_spectra(trained, job)
     assert again == counts["made"] - first
     assert sha256(parts(trained)[30, "train"]) == whole
+
+
+def test_what_an_older_network_left_is_not_taken(trained, monkeypatch):
+    monkeypatch.setattr(recorded, "RECORD_ABOVE", 0.0)
+    job = only("G")
+    run = Run.from_path(trained)
+    write_spectra(trained, job)
+    good = {place: sha256(path) for place, path in parts(trained).items()}
+    # As if a job had been killed after an earlier training of the same run.
+    scratch = scratch_folder(trained.parents[6] / "curvature" / run.path, job)
+    scratch.mkdir(parents=True)
+    for (epoch, split), path in parts(trained).items():
+        (scratch / f"epoch{epoch}-{split}-{16 * '0'}.zarr.zip").write_bytes(b"old")
+        path.unlink()
+    write_spectra(trained, job)
+    assert {place: sha256(path) for place, path in parts(trained).items()} == good
+
+
+def test_products_that_are_not_finite_are_a_result(trained, monkeypatch, capsys):
+    def broken(self, V):
+        return torch.full_like(V, torch.nan)
+
+    monkeypatch.setattr(ChunkSum, "matmat", broken)
+    for exact in (0, 1000):
+        settings = JOB.spectrum.model_copy(update={"exact": exact})
+        write_spectra(trained, JOB.model_copy(update={"spectrum": settings, "epochs": (30,)}))
+        part = read_part(parts(trained)[30, "train"])
+        assert "trace" not in part
+        assert float(part.classes) == 10
+    assert "taken as diverged, products are not finite" in capsys.readouterr().err
 
 
 def test_an_interrupted_job_keeps_its_finished_parts(trained, monkeypatch):

@@ -28,7 +28,7 @@ class MatrixSpectrum:
 
     The whole spectral density is the eigenvalues that were deflated, 1/p each, and the quadrature,
     (p - deflated)/p in all.  ``moments`` are trace(A) and trace(A^2) by these two, each with its
-    standard error over probes; ``trace`` estimates the same from vectors of its own.  ``exact``:
+    standard error; ``trace`` estimates the same from vectors of its own.  ``exact``:
     all eigenvalues (but zeros) are known, and nothing is estimated.
     """
 
@@ -50,15 +50,17 @@ def matrix_spectrum(
 ) -> MatrixSpectrum:
     """Return the spectrum of ``operator``; each random part has its own stream of ``seed``.
 
-    Raises AnatomyError where ``basis_bytes`` has no room for the eigenpairs asked for.
+    Raises AnatomyError where ``basis_bytes`` has no room for the eigenpairs asked for, and
+    FloatingPointError where products are not finite.
     """
     top, bottom = settings.top[matrix], settings.bottom.get(matrix, 0)
     p = operator.shape[0]
-    room = basis_bytes // (2 * p * operator.dtype.itemsize)
+    # The basis and its images, and at the end the pairs' own.
+    room = basis_bytes // (2 * p * operator.dtype.itemsize) - (top + bottom)
     if room < min(p, top + bottom + LEAST_ROOM):
         raise AnatomyError(
             f"spectrum.top and bottom of {matrix} ask for {top + bottom} eigenpairs of dimension "
-            f"{p}, but compute.basis_gb has room for {room} vectors with their images. Raise "
+            f"{p}, but compute.basis_gb has room for a basis of {room} vectors. Raise "
             "compute.basis_gb or lower spectrum.top"
         )
     pairs = top_eigenpairs(
@@ -95,11 +97,18 @@ def matrix_spectrum(
     return MatrixSpectrum(pairs, bulk, trace, moments, count_outliers(highest), exact=False)
 
 
+def dense_bytes(p: int) -> int:
+    """Return the bytes that ``dense_spectrum`` takes: some (p, p) matrices in float64."""
+    return 4 * p**2 * torch.float64.itemsize
+
+
 def dense_spectrum(operator: LinearOperator, matrix: str, settings: Spectrum) -> MatrixSpectrum:
     """Return all eigenvalues of ``operator`` from its dense matrix, solved in float64."""
     p = operator.shape[0]
     identity = torch.eye(p, dtype=operator.dtype, device=operator.device)
     A = operator.matmat(identity).double()
+    if not bool(torch.isfinite(A).all()):
+        raise FloatingPointError("products are not finite")
     values, vectors = torch.linalg.eigh((A + A.T) / 2)
     return _whole(operator, values.flip(0), vectors.flip(1), matrix, settings)
 
@@ -108,7 +117,10 @@ def gram_spectrum(
     operator: LinearOperator, factors: Factors, matrix: str, settings: Spectrum
 ) -> MatrixSpectrum:
     """Return all non-zero eigenvalues of G = rows^T rows from the Gram matrix rows rows^T."""
-    values, left = torch.linalg.eigh(factors.gram())
+    gram = factors.gram()
+    if not bool(torch.isfinite(gram).all()):
+        raise FloatingPointError("the factors of G are not finite")
+    values, left = torch.linalg.eigh(gram)
     values, left = values.flip(0), left.flip(1)
     # Of a Gram matrix larger than G the rest is G's zeros, counted twice.
     values = values[: operator.shape[0]]
@@ -138,7 +150,7 @@ def _whole(
     bulk = Quadrature(nodes, weights, p - count, kept=settings.steps)
     sums = [float(np.sum(found**degree)) for degree in DEGREES]
     return MatrixSpectrum(
-        Eigenpairs(found, V, residuals, np.ones(count, dtype=bool), products=0),
+        Eigenpairs(found, V, residuals, ~(residuals > settings.tolerance * found[0]), products=0),
         bulk,
         Trace(sums[0], 0.0, sums[1], 0.0, probes=0),
         tuple((value, 0.0) for value in sums),

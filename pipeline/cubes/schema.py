@@ -70,12 +70,20 @@ SCHEMA: dict[str, dict[str, Variable]] = {
         ),
         "basis_kept": Variable(
             _MATRIX,
-            "Lanczos vectors orthogonalised against; fewer than the nodes where memory ended",
+            "Lanczos vectors orthogonalised against; fewer than the nodes where memory ended, "
+            "NaN where the spectrum is exact",
             "1",
             "docs/method.md",
         ),
-        "deflated_count": Variable(_MATRIX, "eigenpairs deflated before quadrature", "1", "S"),
-        "trace": Variable(_MATRIX, "trace, deflated Hutchinson estimate", "nat", "docs/method.md"),
+        "deflated_count": Variable(
+            _MATRIX, "eigenvalues taken out before quadrature, or all that are known", "1", "S"
+        ),
+        "trace": Variable(
+            _MATRIX,
+            "trace: eigenvalues, and an estimate of what is not among them",
+            "nat",
+            "docs/method.md",
+        ),
         "trace_stderr": Variable(_MATRIX, "standard error of the trace", "nat", "docs/method.md"),
         "square_trace": Variable(
             _MATRIX, "trace of the matrix's square, likewise", "nat^2", "docs/method.md"
@@ -90,7 +98,7 @@ SCHEMA: dict[str, dict[str, Variable]] = {
             "S, Lanczos quadrature",
         ),
         "moment_stderr": Variable(
-            _MOMENT, "standard error of the moment over probes", "nat^degree", "docs/method.md"
+            _MOMENT, "standard error of the moment", "nat^degree", "docs/method.md"
         ),
         "outlier_count": Variable(
             _MATRIX, "eigenvalues above the most isolated gap", "1", "S; spectra/outliers.py"

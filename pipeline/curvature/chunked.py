@@ -9,7 +9,7 @@ from pipeline.curvature.base import LinearOperator
 from pipeline.curvature.memory import GIB
 from pipeline.curvature.parallel import sum_over_ranks
 from pipeline.curvature.problem import Chunk, Problem
-from pipeline.curvature.tangent import several
+from pipeline.curvature.tangent import NotLinearisedError, several
 from pipeline.errors import AnatomyError
 from pipeline.progress import say
 
@@ -22,6 +22,9 @@ class Kept:
 
     product: Product
     held: int
+
+
+Keep = Callable[[Chunk, bool], Kept]  # the flag: with operations in place written out
 
 
 class ChunkSum(LinearOperator):
@@ -79,7 +82,7 @@ def _times(product: Product, rows: torch.Tensor) -> torch.Tensor:
 def chunk_sum(
     problem: Problem,
     *,
-    keep: Callable[[Chunk], Kept],
+    keep: Keep,
     recompute: Callable[[Chunk], Product],
     positive: bool,
 ) -> ChunkSum:
@@ -102,19 +105,41 @@ def chunk_sum(
 
 def _built(
     problem: Problem,
-    keep: Callable[[Chunk], Kept],
+    keep: Keep,
     recompute: Callable[[Chunk], Product],
     positive: bool,
 ) -> ChunkSum:
     products: list[Product] = []
     left, kept = problem.memory, 0
-    per_example = problem.guessed_bytes()
+    per_example: float = problem.bytes_per_example
     for chunk in problem.chunks():
-        if per_example * len(chunk) <= left:
-            piece = keep(chunk)
-            products.append(piece.product)
+        again = recompute(chunk)
+        fits = per_example * len(chunk) <= left
+        piece = _checked(problem, chunk, keep, again) if fits else None
+        products.append(piece.product if piece else again)
+        if piece:
             left, kept = left - piece.held, kept + 1
             per_example = piece.held / len(chunk)  # the guess gives way to the measurement
-        else:
-            products.append(recompute(chunk))
     return ChunkSum(problem, products, kept=kept, positive=positive)
+
+
+def _checked(problem: Problem, chunk: Chunk, keep: Keep, again: Product) -> Kept | None:
+    """Return the kept chunk if its product, asked twice, is the recomputed one; otherwise None.
+
+    A network that works in place can give a linearisation that is wrong, or wrong the second time.
+    """
+    theta = problem.network.theta
+    generator = torch.Generator().manual_seed(0)
+    v = torch.randn(len(theta), generator=generator, dtype=theta.dtype).to(theta.device)
+    with torch.no_grad():
+        expected = again(v)
+        allowed = torch.finfo(theta.dtype).eps ** 0.5 * expected.norm()
+        for pure in (False, True):
+            try:
+                piece = keep(chunk, pure)
+            except NotLinearisedError:
+                continue
+            if all((piece.product(v) - expected).norm() <= allowed for _ in range(2)):
+                return piece
+    say("the network cannot be linearised once and for all: every product differentiates it anew")
+    return None

@@ -8,7 +8,9 @@ from torch import nn
 from torch.func import vjp, vmap
 
 from pipeline.curvature.loss import label_mask, zero_sum
+from pipeline.curvature.parallel import ranks
 from pipeline.curvature.problem import Data, Options, Problem
+from pipeline.errors import AnatomyError
 
 EXAMPLES = 50  # differentiated at once, each for all classes
 COLUMNS = 4096  # of the factors multiplied at once: sums over more lose float32's digits
@@ -30,12 +32,21 @@ class Factors:
 
 
 def factor_bytes(examples: int, classes: int, p: int, dtype: torch.dtype) -> int:
-    """Return the bytes that ``gauss_newton_factors`` takes."""
-    return examples * classes * p * dtype.itemsize
+    """Return the bytes that the factors and the solution of their Gram matrix take at most."""
+    rows = (examples + min(examples, EXAMPLES)) * classes * p * dtype.itemsize
+    return rows + 4 * (examples * classes) ** 2 * torch.float64.itemsize
 
 
 def gauss_newton_factors(model: nn.Module, data: Data, **options: Unpack[Options]) -> Factors:
-    """Return G's factors sqrt(pi_ik / N) g_ik with g_ik = J_i^T (e_k - pi_i).  Source: S."""
+    """Return G's factors sqrt(pi_ik / N) g_ik with g_ik = J_i^T (e_k - pi_i).  Source: S.
+
+    For one process alone: raises AnatomyError in a data-parallel job.
+    """
+    if ranks()[1] > 1:
+        raise AnatomyError(
+            f"the factors of G are asked for in a job of {ranks()[1]} processes, each with a share "
+            "of the examples. Start one process"
+        )
     problem = Problem(model, data, **options)
     theta = problem.network.theta
     classes = torch.arange(problem.classes, device=theta.device)

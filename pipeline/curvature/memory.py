@@ -1,11 +1,17 @@
 """What linearised chunks hold, and what they may hold."""
 
+import sys
+from pathlib import Path
+
 import psutil
 import torch
 from torch import nn
 
 SHARE_OF_FREE = 0.4  # of free memory, where the config names no budget; others need some too
-SHARE_FOR_BASIS = 0.25  # of all memory
+# Of all memory, not of what is free: results depend on these two, if only to rounding, and should
+# not vary by the hour.
+SHARE_FOR_BASIS = 0.25
+SHARE_FOR_PASS = 0.1
 GIB = 2**30
 
 
@@ -15,19 +21,34 @@ def budget(memory_gb: float | None, device: torch.device) -> int:
         return int(memory_gb * GIB)
     if device.type == "cuda":
         return int(SHARE_OF_FREE * torch.cuda.mem_get_info(device)[0])
-    return int(SHARE_OF_FREE * psutil.virtual_memory().available)
+    return int(SHARE_OF_FREE * min(psutil.virtual_memory().available, _limit_of_group()))
 
 
 def basis_budget(basis_gb: float | None, device: torch.device) -> int:
-    """Return the bytes that a Krylov basis may take: as told, or a share of all there is.
-
-    Of all, not of what is free: it decides more than rounding, and should not vary by the hour.
-    """
+    """Return the bytes that a Krylov basis may take: as told, or a share of all there is."""
     if basis_gb is not None:
         return int(basis_gb * GIB)
+    return int(SHARE_FOR_BASIS * _all_memory(device))
+
+
+def pass_budget(device: torch.device) -> int:
+    """Return the bytes that one pass of some vectors over a chunk may take."""
+    return int(SHARE_FOR_PASS * _all_memory(device))
+
+
+def _all_memory(device: torch.device) -> int:
     if device.type == "cuda":
-        return int(SHARE_FOR_BASIS * torch.cuda.mem_get_info(device)[1])
-    return int(SHARE_FOR_BASIS * psutil.virtual_memory().total)
+        return torch.cuda.mem_get_info(device)[1]
+    return min(psutil.virtual_memory().total, _limit_of_group())
+
+
+def _limit_of_group() -> int:
+    """Return the bytes that this process's control group (of a batch job, say) is limited to."""
+    try:
+        group = Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip().lstrip("/")
+        return int((Path("/sys/fs/cgroup") / group / "memory.max").read_text())
+    except (OSError, ValueError):  # no such system, or "max"
+        return sys.maxsize
 
 
 def activation_bytes(network: nn.Module, inputs: torch.Tensor) -> int:

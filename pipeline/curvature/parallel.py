@@ -1,5 +1,7 @@
 """Ranks of a data-parallel job: each holds a share of the examples, and sums meet on all."""
 
+from typing import Any
+
 import torch
 from torch import distributed
 
@@ -31,6 +33,15 @@ def least_over_ranks(count: int, device: torch.device) -> int:
     least = torch.tensor(count, device=device)
     distributed.all_reduce(least, distributed.ReduceOp.MIN)
     return int(least)
+
+
+def from_first_rank(value: Any) -> Any:
+    """Return the first rank's ``value`` on every rank."""
+    if ranks()[1] == 1:
+        return value
+    values = [value]
+    distributed.broadcast_object_list(values)
+    return values[0]
 
 
 def wait_for_all() -> None:

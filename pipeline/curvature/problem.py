@@ -10,7 +10,7 @@ from torch import nn
 from torch.func import functional_call
 
 from pipeline.curvature.loss import label_mask
-from pipeline.curvature.memory import activation_bytes, budget
+from pipeline.curvature.memory import activation_bytes, budget, pass_budget
 from pipeline.curvature.parallel import own_share
 from pipeline.errors import AnatomyError
 
@@ -22,7 +22,8 @@ class HasExamples(Protocol):
     labels: torch.Tensor
 
 
-# Bytes that a linearised chunk holds, in bytes of its layers' outputs: LeNet5 takes 4.5.
+# Bytes that a linearised chunk holds, and that a vector's pass over it takes, in bytes of its
+# layers' outputs, at most: LeNet5's chunks hold 4.5.
 GUESS = 6
 
 # Vectors that share a pass where nobody says: 5 to 15 % faster than one by one on F-200^2 and
@@ -37,8 +38,8 @@ class Options(TypedDict, total=False):
 
     ``chunk`` examples are linearised at once, and kept while they fit ``memory_gb`` GiB (default: a
     share of what is free); the others are recomputed at each product, at two to three times the
-    cost.  ``compiled`` products go through torch.compile.  ``vectors`` columns of a block share a
-    pass over the data (default: 8).
+    cost.  ``vectors`` columns of a block share a pass over the data (default: 8).  Both are upper
+    bounds: a pass may take a tenth of all memory.  ``compiled`` products go through torch.compile.
     """
 
     chunk: int
@@ -108,10 +109,16 @@ class Problem:
         self.classes = self._check_logits(inputs[:1].to(theta.device, theta.dtype), labels)
         self.inputs = own_share(inputs).to(theta.device, theta.dtype)
         self.labels = own_share(labels).to(theta.device)
-        self.chunk = chunk
         self.memory = budget(memory_gb, theta.device)
         self.compiled = compiled
-        self.vectors = vectors or VECTORS
+        self.bytes_per_example = GUESS * activation_bytes(
+            self.network.module, inputs[:1].to(theta.device, theta.dtype)
+        )
+        # What a pass takes beside the kept chunks is bounded too, a chunk's vectors first.
+        at_once = max(1, pass_budget(theta.device) // max(1, self.bytes_per_example))
+        self.chunk = min(chunk, at_once)
+        share = min(self.chunk, max(1, len(self.labels)))
+        self.vectors = max(1, min(vectors or VECTORS, at_once // share))
 
     @property
     def about(self) -> dict[str, Any]:
@@ -119,16 +126,13 @@ class Problem:
         theta = self.network.theta
         return {"dimension": theta.numel(), "dtype": theta.dtype, "device": theta.device}
 
-    def chunks(self) -> Iterator[Chunk]:
+    def chunks(self, size: int | None = None) -> Iterator[Chunk]:
         """Yield the own examples in order, ``chunk`` at a time, the last possibly shorter."""
-        for start in range(0, len(self.labels), self.chunk):
-            stop = start + self.chunk
+        size = size or self.chunk
+        for start in range(0, len(self.labels), size):
+            stop = start + size
             mask = label_mask(self.labels[start:stop], self.classes)
             yield Chunk(self.inputs[start:stop], mask)
-
-    def guessed_bytes(self) -> float:
-        """Return a guess of what a linearised example holds, before one has been measured."""
-        return GUESS * activation_bytes(self.network.module, self.inputs[:1])
 
     def _check_logits(self, example: torch.Tensor, labels: torch.Tensor) -> int:
         logits = self.network.logits(self.network.theta, example)

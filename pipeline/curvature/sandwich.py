@@ -20,8 +20,8 @@ def gauss_newton(model: nn.Module, data: Data, **options: Unpack[Options]) -> Ch
     """
     problem = Problem(model, data, **options)
 
-    def keep(chunk: Chunk) -> Kept:
-        return _kept(problem, chunk)
+    def keep(chunk: Chunk, pure: bool) -> Kept:
+        return _kept(problem, chunk, pure)
 
     def recompute(chunk: Chunk) -> Product:
         return _recomputed(problem, chunk)
@@ -29,13 +29,13 @@ def gauss_newton(model: nn.Module, data: Data, **options: Unpack[Options]) -> Ch
     return chunk_sum(problem, keep=keep, recompute=recompute, positive=True)
 
 
-def _kept(problem: Problem, chunk: Chunk) -> Kept:
+def _kept(problem: Problem, chunk: Chunk, pure: bool) -> Kept:
     theta = problem.network.theta
 
     def logits_of(parameters: torch.Tensor) -> torch.Tensor:
         return problem.network.logits(parameters, chunk.inputs)
 
-    tangent = linearised(logits_of, theta, compiled=problem.compiled)
+    tangent = linearised(logits_of, theta, pure=pure, compiled=problem.compiled)
     _, pull = vjp(logits_of, theta)
     probabilities = tangent.value.softmax(-1)
 

@@ -40,16 +40,34 @@ def residual(model: nn.Module, data: Data, **options: Unpack[Options]) -> ChunkS
 def _tangent_of_gradient(problem: Problem, *, fixed_residual: bool) -> ChunkSum:
     theta = problem.network.theta
 
-    def keep(chunk: Chunk) -> Kept:
+    def keep(chunk: Chunk, pure: bool) -> Kept:
         gradient = _gradient_map(problem, chunk, fixed_residual)
-        tangent = linearised(gradient, theta, compiled=problem.compiled)
+        tangent = linearised(gradient, theta, pure=pure, compiled=problem.compiled)
         return Kept(tangent.push, tangent.held)
+
+    forward = _has_forward_derivative(problem, fixed_residual)
 
     def recompute(chunk: Chunk) -> Product:
         gradient = _gradient_map(problem, chunk, fixed_residual)
-        return lambda v: jvp(gradient, (theta,), (v,))[1]
+        if forward:
+            return lambda v: jvp(gradient, (theta,), (v,))[1]
+        return lambda v: vjp(gradient, theta)[1](v)[0]  # the same, the matrix being symmetric
 
     return chunk_sum(problem, keep=keep, recompute=recompute, positive=False)
+
+
+def _has_forward_derivative(problem: Problem, fixed_residual: bool) -> bool:
+    """Return whether PyTorch can differentiate the gradient forwards; SiLU's it cannot."""
+    theta = problem.network.theta
+    example = next(problem.chunks(1), None)
+    if example is None:
+        return True
+    try:
+        with torch.no_grad():
+            jvp(_gradient_map(problem, example, fixed_residual), (theta,), (theta,))
+    except NotImplementedError:
+        return False
+    return True
 
 
 def _gradient_map(

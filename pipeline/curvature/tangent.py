@@ -6,10 +6,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import fx, nn
-from torch.func import linearize, vmap
+from torch.func import functionalize, linearize, vmap
 
 aten = torch.ops.aten
 Map = Callable[[torch.Tensor], torch.Tensor]
+
+
+class NotLinearisedError(Exception):
+    """The function has no tangent map that could be kept."""
 
 
 @dataclass(frozen=True)
@@ -24,15 +28,28 @@ class Tangent:
     held: int
 
 
-def linearised(function: Map, theta: torch.Tensor, *, compiled: bool = False) -> Tangent:
-    """Return the tangent of ``function`` at ``theta``, evaluated once; ``compiled`` by Inductor."""
+def linearised(
+    function: Map, theta: torch.Tensor, *, pure: bool, compiled: bool = False
+) -> Tangent:
+    """Return the tangent of ``function`` at ``theta``, evaluated once; ``compiled`` by Inductor.
+
+    ``pure`` writes operations in place as new values first.  Without, they would act on what was
+    folded, and change the map from call to call.  Raises NotLinearisedError where PyTorch cannot.
+    """
+    if pure:
+        function = functionalize(function, remove="mutations_and_views")
     with warnings.catch_warnings():
         # PyTorch warns of its own insides: of its bookkeeping while it folds what does not depend
         # on v, and of a deprecated call that it makes itself when forward mode is first used.
         warnings.filterwarnings("ignore", message="Attempted to insert a get_attr Node")
         warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
-        value, tangent = linearize(function, theta)
-        tangent(torch.zeros_like(theta))  # folds now, not at the first product
+        try:
+            value, tangent = linearize(function, theta)
+            tangent(torch.zeros_like(theta))  # folds now, not at the first product
+        except torch.OutOfMemoryError:
+            raise
+        except (NotImplementedError, RuntimeError) as error:
+            raise NotLinearisedError(str(error)) from error
     (graph,) = [
         cell.cell_contents
         for cell in tangent.__closure__ or ()
@@ -53,58 +70,47 @@ def several(product: Map, rows: torch.Tensor) -> torch.Tensor:
 
 
 def _drop_idle(graph: fx.GraphModule) -> None:
-    """Remove operations that change nothing: sums with a folded zero, and a copy of the direction.
+    """Remove sums with a folded zero from a graph, and let vmap follow it.
 
     Forward mode adds the zero tangents of inputs and constants as if they were something; on
     LeNet5 that is a tenth of a product.  Every bit of the result stays as it was.
     """
     for node in list(graph.graph.nodes):
         if node.target is aten.view.default:
-            node.target = aten.reshape.default  # which vmap, with its own strides, can follow
-        if any(user.target is aten.div_.Tensor for user in node.users):
+            node.target = aten.reshape.default  # vmap brings strides of its own
+        changed = any(user.target._schema.is_mutable for user in node.users if _is_operation(user))
+        if node.target is not aten.add.Tensor or node.kwargs or changed:
             continue
-        if node.target is aten.add.Tensor and not node.kwargs:
-            for zero, other in (node.args, node.args[::-1]):
-                if _is_zero(graph, zero) and _shape(other) is not None:
-                    with graph.graph.inserting_before(node):
-                        shape = list(_shape(node))
-                        same = graph.graph.call_function(aten.expand.default, (other, shape))
-                    same.meta = node.meta
-                    node.replace_all_uses_with(same)
-                    break
-        elif node.target is aten.copy_.default and _is_direction(node):
-            node.replace_all_uses_with(node.args[1])
-            graph.graph.erase_node(node)  # an in-place operation, which would be kept otherwise
+        for zero, other in (node.args, node.args[::-1]):
+            if _is_zero(graph, zero) and isinstance(other, fx.Node):
+                with graph.graph.inserting_before(node):
+                    shape = list(node.meta["val"].shape)
+                    same = graph.graph.call_function(aten.expand.default, (other, shape))
+                same.meta = node.meta
+                node.replace_all_uses_with(same)
+                break
     graph.graph.eliminate_dead_code()
     graph.recompile()
 
 
-def _shape(node: object) -> torch.Size | None:
-    value = node.meta.get("val") if isinstance(node, fx.Node) else None
-    return value.shape if isinstance(value, torch.Tensor) else None
+def _is_operation(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload)
 
 
 def _is_zero(graph: fx.GraphModule, node: object) -> bool:
-    if not isinstance(node, fx.Node):
+    """Return whether a node is known to be zero: made so and not written to, or folded to it."""
+    if not isinstance(node, fx.Node) or node.op != "call_function":
         return False
-    if node.target in (aten.zeros_like.default, aten._new_zeros_with_same_feature_meta.default):
-        return all(user.target is not aten.copy_.default for user in node.users)
+    if node.target is aten.zeros_like.default:
+        # A view of it might be written to: only ever read, and by sums.
+        return all(user.target is aten.add.Tensor for user in node.users)
     folded = getattr(graph, graph.fx_const_folded_attrs_name or "", None)
-    if node.op == "call_function" and isinstance(folded, nn.ParameterList):
-        source = node.args[0] if node.args else None
-        if isinstance(source, fx.Node) and source.target == graph.fx_const_folded_attrs_name:
-            return not bool(folded[node.args[1]].any())
+    source = node.args[0] if node.args else None
+    if isinstance(folded, nn.ParameterList) and isinstance(source, fx.Node):
+        read = all(user.target is aten.add.Tensor for user in node.users)
+        named = source.target == graph.fx_const_folded_attrs_name
+        return named and read and not bool(folded[node.args[1]].any())
     return False
-
-
-def _is_direction(node: fx.Node) -> bool:
-    """Return whether ``node`` copies the graph's input into fresh memory of the same shape."""
-    target, source = node.args
-    return (
-        target.target is aten._new_zeros_with_same_feature_meta.default
-        and source.op == "placeholder"
-        and len(target.users) == 1
-    )
 
 
 def _held_bytes(graph: fx.GraphModule) -> int:

@@ -23,11 +23,15 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
     _residuals(axes[0, 0], cube)
     for panel, degree in zip(axes[0, 1:], cube.degree.values, strict=False):
         _moments(panel, cube, int(degree))
-    style.legend_below(figure, axes[0, 0], columns=3)
+    if axes[0, 0].lines:
+        style.legend_below(figure, axes[0, 0], columns=3)
     return figure
 
 
 def _residuals(panel: Axes, cube: xr.Dataset) -> None:
+    if not cube.sizes["order"]:
+        style.note(panel, "every network diverged")
+        return
     scale = np.abs(cube.eigenvalue.isel(order=0))
     for matrix in cube.matrix.values:
         values = (cube.residual / scale).sel(matrix=matrix)
@@ -46,8 +50,9 @@ def _residuals(panel: Axes, cube: xr.Dataset) -> None:
 
 def _moments(panel: Axes, cube: xr.Dataset, degree: int) -> None:
     value, error = TRACES[degree]
-    estimated = cube.where(cube.exact == 0)  # an exact spectrum has but one trace
-    spread = np.hypot(estimated[error], estimated.moment_stderr.sel(degree=degree).fillna(0))
+    # An exact spectrum has but one trace, and estimates as good as exact have no spread.
+    estimated = cube.where((cube.exact == 0) & (cube[error] > 0))
+    spread = np.hypot(estimated[error], estimated.moment_stderr.sel(degree=degree))
     scores = (estimated.moment.sel(degree=degree) - estimated[value]) / spread
     for matrix in cube.matrix.values:
         found = np.sort(scores.sel(matrix=matrix).values.ravel())

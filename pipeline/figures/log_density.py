@@ -7,10 +7,10 @@ from matplotlib.figure import Figure
 
 from pipeline.config import Figures
 from pipeline.figures import style
-from pipeline.figures.spectral import checkpoint, networks, reference, spectrum
+from pipeline.figures.spectral import checkpoint, mean_and_error, networks, reference, spectrum
 from pipeline.spectra.smoothing import LOG_OFFSET, log_density
 
-LOG_WIDTH = 0.1  # standard deviation of the kernel, in decades; chosen by eye
+LOG_WIDTH = 0.2  # standard deviation of the kernel, in decades; chosen by eye
 
 
 def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
@@ -21,7 +21,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
     figure, axes = style.panels(
         len(shown),
         len(splits),
-        title="Density of log |eigenvalue|, last checkpoint; band: standard error over probes and "
+        title="Density of log |eigenvalue|, last checkpoint; mean and standard error over "
         f"{style.count(cube.sizes['seed'], 'seed')}\n"
         f"{style.examples(int(cube.n_per_class))}",
         sharex=True,
@@ -42,7 +42,8 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
                 found = cube.sel(net).sel(epoch=epoch, split=split, matrix=matrix)
                 _line(panel, found, settings, matrix)
             panel.set_yscale("log")
-            panel.set_ylim(bottom=0.2 / float(cube.dimension.max()))
+            highest = max(line.get_ydata().max() for line in panel.lines)
+            panel.set_ylim(0.2 / float(cube.dimension.max()), 4 * highest)
             panel.minorticks_off()
     for panel in axes[-1]:
         panel.set_xlabel(r"$\log_{10}$ (|eigenvalue| + $10^{-6}$) (nat)")
@@ -53,13 +54,10 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
 
 
 def _line(panel: Axes, matrix: xr.Dataset, settings: Figures, name: str) -> None:
-    values, weights = spectrum(matrix)
+    values, weights, seeds = spectrum(matrix)
     ends = np.log10([LOG_OFFSET, np.nanmax(np.abs(values)) + LOG_OFFSET])
     grid = np.linspace(ends[0] - 3 * LOG_WIDTH, ends[1] + 3 * LOG_WIDTH, settings.points)
-    heights = log_density(values, weights, grid, width=LOG_WIDTH)
-    mean = heights.mean(0)
+    mean, error = mean_and_error(log_density(values, weights, grid, width=LOG_WIDTH), seeds)
     colour = style.MATRIX_COLOURS[name]
     panel.plot(grid, mean, color=colour, label=name)
-    if len(heights) > 1:
-        error = heights.std(0, ddof=1) / np.sqrt(len(heights))
-        panel.fill_between(grid, mean - error, mean + error, color=colour, alpha=0.25, lw=0)
+    panel.fill_between(grid, mean - error, mean + error, color=colour, alpha=0.25, lw=0)

@@ -12,7 +12,7 @@ from pipeline.figures import style
 from pipeline.figures.spectral import checkpoint, networks, reference, spectrum
 from pipeline.spectra.powerlaw import PowerLaw, fit_power_law
 from pipeline.spectra.semicircle import fit_semicircle
-from pipeline.spectra.smoothing import log_density, per_unit
+from pipeline.spectra.smoothing import LOG_OFFSET, log_density, per_unit
 
 # Standard deviation, in decades, of the kernel that smooths the pooled nodes; chosen by eye.
 LOG_WIDTH = 0.08
@@ -45,6 +45,9 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
                     _lines(panel, matrix, settings, net["norm"])
             panel.set(xscale="log", yscale="log")
             panel.set_title(f"{dataset}, {model}: {style.SPLIT_NAMES[split]}")
+            if not panel.lines:
+                style.note(panel, "diverged")
+                continue
             panel.set_ylim(top=1000 * panel.get_ylim()[1])  # room for the legend
             panel.minorticks_off()
             panel.legend(loc="upper right")
@@ -97,13 +100,14 @@ def tail(matrix: xr.Dataset, settings: Figures) -> Tail:
     Nodes of all seeds and probes are pooled.  The tail reaches down to the mean distance of a
     quadrature's nodes, below which it resolves nothing.
     """
-    values, weights = spectrum(matrix)
-    weights = weights / len(weights)
+    values, weights, seeds = spectrum(matrix)
+    weights = weights / np.array([np.sum(seeds == seed) for seed in seeds])[:, None]
+    weights /= len(np.unique(seeds))
     largest = np.nanmax(np.abs(values))
     low = 2 * largest / matrix.sizes["node"]
-    grid = np.linspace(np.log10(low), np.log10(largest), settings.points)
+    grid = np.linspace(np.log10(low + LOG_OFFSET), np.log10(largest + LOG_OFFSET), settings.points)
     heights = per_unit(log_density(values, weights, grid, width=LOG_WIDTH).sum(0), grid)
-    x = 10**grid
+    x = 10**grid - LOG_OFFSET
     circle = fit_semicircle(values.ravel(), weights.ravel())
     folded = circle.density(x) + circle.density(-x)
     reach = (abs(circle.centre) + circle.radius) / largest

@@ -36,7 +36,7 @@ def reference(cube: xr.Dataset, *, all_seeds: bool = False) -> xr.Dataset:
     return cube if all_seeds else cube.isel(seed=0)
 
 
-def networks(cube: xr.Dataset, variable: str = "dimension") -> list[dict[str, str]]:
+def networks(cube: xr.Dataset, variable: str = "classes") -> list[dict[str, str]]:
     """Return the (dataset, model, norm) combinations that are there, in the config's order."""
     there = cube[variable].notnull()
     there = there.any([dim for dim in there.dims if dim not in NETWORK])
@@ -65,15 +65,17 @@ def atoms(matrix: xr.Dataset) -> np.ndarray:
     return np.sort(values[np.isfinite(values)])[::-1]
 
 
-def spectrum(matrix: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
+def spectrum(matrix: xr.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return each probe's whole spectrum as (probes, points) values and weights that sum to 1.
+
+    The third array tells each row's seed; an exact spectrum is one row, whatever the probes.
 
     ``matrix`` is a cube's slice with dims probe, node, order, from_bottom and possibly seed left;
     then every seed's probes are rows.  Deflated eigenvalues are points of 1/p each.
     """
     if "seed" not in matrix.dims:
         matrix = matrix.expand_dims("seed")
-    values, weights = [], []
+    values, weights, seeds = [], [], []
     for seed in matrix.seed.values:
         one = matrix.sel(seed=seed)
         p, known = float(one.dimension), atoms(one)
@@ -83,7 +85,25 @@ def spectrum(matrix: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
             if np.isfinite(nodes).any():
                 values.append(np.r_[nodes, known])
                 weights.append(np.r_[shares, np.full(len(known), 1 / p)])
-    return _rows(values), np.nan_to_num(_rows(weights))
+                seeds.append(seed)
+            if float(one.exact):
+                break
+    return _rows(values), np.nan_to_num(_rows(weights)), np.array(seeds)
+
+
+def mean_and_error(heights: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean of (probes, points) densities, and its standard error.
+
+    Over seeds, if there are several: probes of one network say nothing of other networks.  Zero
+    where there is but one row.
+    """
+    names = np.unique(seeds)
+    if len(names) > 1:
+        heights = np.stack([heights[seeds == name].mean(0) for name in names])
+    mean = heights.mean(0)
+    if len(heights) == 1:
+        return mean, np.zeros_like(mean)
+    return mean, heights.std(0, ddof=1) / np.sqrt(len(heights))
 
 
 def _rows(lists: list[np.ndarray]) -> np.ndarray:
@@ -97,15 +117,13 @@ def _rows(lists: list[np.ndarray]) -> np.ndarray:
 def curve(matrix: xr.Dataset, settings: Figures) -> Curve:
     """Return the density of one matrix (a cube's slice with dims probe, node and order left)."""
     p = float(matrix.dimension)
-    values, weights = spectrum(matrix)
+    values, weights, seeds = spectrum(matrix)
     low, high = np.nanmin(values), np.nanmax(values)
     pad = settings.margin * (high - low)
     x = np.linspace(low - pad, high + pad, settings.points)
     outliers = atoms(matrix)[: int(matrix.outlier_count)]
     width = kernel_width(low, high, resolution(matrix), kappa=settings.kappa)
-    heights = density(values, weights, x, width=width)
-    y = heights.mean(0)
-    error = heights.std(0, ddof=1) / np.sqrt(len(heights)) if len(heights) > 1 else 0 * y
+    y, error = mean_and_error(density(values, weights, x, width=width), seeds)
     at_outliers = density(values, weights, outliers, width=width).mean(0)
     atom = 1 / (p * width * np.sqrt(2 * np.pi))
     return Curve(x, y, y - error, y + error, outliers, at_outliers, atom)
@@ -124,5 +142,5 @@ def resolution(matrix: xr.Dataset) -> int:
 
 def count_above(matrix: xr.Dataset, edge: float) -> float:
     """Return how many eigenvalues lie above ``edge``: the deflated ones, plus quadrature."""
-    values, weights = spectrum(matrix)
+    values, weights, _ = spectrum(matrix)
     return float((weights * (values > edge)).sum(1).mean() * float(matrix.dimension))

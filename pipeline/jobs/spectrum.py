@@ -11,6 +11,7 @@ import xarray as xr
 from pipeline.anatomy.spectrum import (
     DEGREES,
     MatrixSpectrum,
+    dense_bytes,
     dense_spectrum,
     gram_spectrum,
     matrix_spectrum,
@@ -19,8 +20,8 @@ from pipeline.api import OpenRun, open_run
 from pipeline.atomic import remove
 from pipeline.cubes.store import attributes, write_part
 from pipeline.curvature.gram import factor_bytes, gauss_newton_factors
-from pipeline.curvature.memory import basis_budget
-from pipeline.curvature.parallel import ranks, wait_for_all
+from pipeline.curvature.memory import GIB, basis_budget, budget
+from pipeline.curvature.parallel import from_first_rank, ranks, wait_for_all
 from pipeline.curvature.problem import Options
 from pipeline.curvature.recorded import Recorded
 from pipeline.curvature.sandwich import gauss_newton
@@ -36,33 +37,39 @@ OPERATORS = {"Hess": hessian, "G": gauss_newton, "H": residual}
 
 
 def write_spectra(folder: Path, job: SpectrumJob) -> None:
-    """Write the spectrum parts of the run in ``folder``, all of them or none.
+    """Write the spectrum parts of the run in ``folder``, moved to their places when all are done.
 
-    Finished parts, and the products of a long one, wait in scratch, where a rerun finds them.  In a
-    data-parallel job all ranks compute and the first writes.
+    Finished parts, and the products of a long one, wait in scratch, named after the network's
+    checksum; a rerun finds them.  In a data-parallel job all ranks compute and the first writes.
     """
     run = Run.from_path(folder)
     device = prepare(job.compute)
+    first = ranks()[0] == 0
     targets = {
         (epoch, split): part_path(results_of(folder), run, epoch, split, "spectrum")
         for epoch in job.epochs
         for split in job.spectrum.splits
     }
-    scratch = scratch_folder(results_of(folder) / "curvature" / run.path, job)
-    staged = {place: scratch / f"epoch{place[0]}-{place[1]}.zarr.zip" for place in targets}
-    waiting = [place for place in targets if not staged[place].exists()]
-    wait_for_all()  # before the first rank adds to what is there
+    scratch = scratch_folder(results_of(folder) / "curvature" / run.path, job, first_rank=first)
+    checksums = {epoch: open_run(folder, epoch).checksum[:16] for epoch in job.epochs}
+    staged = {
+        (epoch, split): scratch / f"epoch{epoch}-{split}-{checksums[epoch]}.zarr.zip"
+        for epoch, split in targets
+    }
+    waiting = from_first_rank([place for place in targets if not staged[place].exists()])
+    # Once a job: what it frees again is kept for it, and no longer counted as free.
+    memory_gb = budget(job.compute.memory_gb, device) / GIB
     done = len(targets) - len(waiting)
     label = f"{run.path} spectra"
     for epoch, split in progress(waiting, total=len(targets), done=done, label=label):
         opened = open_run(folder, epoch, device=device, dtype=getattr(torch, job.compute.dtype))
-        products = scratch / f"products-epoch{epoch}-{split}"
-        part = _part(opened, split, job, products)
-        if ranks()[0] == 0:
+        products = staged[epoch, split].with_suffix(".products")
+        part = _part(opened, split, job, products, memory_gb)
+        if first:
             write_part(part, staged[epoch, split])
+            remove(products)
         wait_for_all()
-        remove(products)
-    if ranks()[0] == 0:
+    if first:
         for place, target in targets.items():
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(staged[place], target)
@@ -70,8 +77,10 @@ def write_spectra(folder: Path, job: SpectrumJob) -> None:
     wait_for_all()
 
 
-def _part(run: OpenRun, split: str, job: SpectrumJob, products: Path) -> xr.Dataset:
-    """Return the part of one checkpoint on one split; empty for a network that diverged."""
+def _part(
+    run: OpenRun, split: str, job: SpectrumJob, products: Path, memory_gb: float
+) -> xr.Dataset:
+    """Return the part of one checkpoint on one split; without spectra if the network diverged."""
     attrs = attributes(
         provenance(
             settings=job.model_dump(mode="json"),
@@ -81,30 +90,34 @@ def _part(run: OpenRun, split: str, job: SpectrumJob, products: Path) -> xr.Data
             checkpoint=run.checksum,
         )
     )
+    matrices = np.array(job.spectrum.matrices, dtype=object)
+    classes = float(len(run.class_names))
+    empty = xr.Dataset({"classes": classes}, coords={"matrix": matrices}, attrs=attrs)
     if run.diverged:
         say(f"{run.spec.path}: diverged before epoch {run.epoch}, no spectrum")
-        return xr.Dataset(attrs=attrs)
-    found = {
-        matrix: _spectrum(matrix, run, split, job, products) for matrix in job.spectrum.matrices
-    }
-    part = xr.concat(
-        [_of_matrix(spectrum) for spectrum in found.values()],
-        dim=xr.Variable("matrix", np.array(list(found), dtype=object)),
-        join="outer",
-    )
+        return empty
+    try:
+        found = [
+            _of_matrix(_spectrum(matrix, run, split, job, products, memory_gb))
+            for matrix in matrices
+        ]
+    except FloatingPointError as error:
+        say(f"{run.spec.path}, epoch {run.epoch}: taken as diverged, {error}")
+        return empty
+    part = xr.concat(found, dim=xr.Variable("matrix", matrices), join="outer")
     part["dimension"] = float(sum(p.numel() for p in run.model.parameters()))
-    part["classes"] = float(len(run.class_names))
+    part["classes"] = classes
     return part.assign_attrs(attrs)
 
 
 def _spectrum(
-    matrix: str, run: OpenRun, split: str, job: SpectrumJob, products: Path
+    matrix: str, run: OpenRun, split: str, job: SpectrumJob, products: Path, memory_gb: float
 ) -> MatrixSpectrum:
     """Return one matrix's spectrum, whole where it is small, by Lanczos where it is not."""
     data, compute, settings = getattr(run, split), job.compute, job.spectrum
     options: Options = {
         "chunk": compute.chunk,
-        "memory_gb": compute.memory_gb,
+        "memory_gb": memory_gb,
         "compiled": compute.compiled,
         "vectors": compute.vectors,
     }
@@ -117,7 +130,7 @@ def _spectrum(
         if taken <= room:
             found = gauss_newton_factors(run.model, data, **options)
             return gram_spectrum(operator, found, matrix, settings)
-    if p <= settings.exact:
+    if p <= settings.exact and dense_bytes(p) <= room:
         return dense_spectrum(operator, matrix, settings)
     recorded = Recorded(operator, products / matrix)
     return matrix_spectrum(recorded, matrix, settings, seed=run.spec.seed, basis_bytes=room)
@@ -138,7 +151,7 @@ def _of_matrix(spectrum: MatrixSpectrum) -> xr.Dataset:
         "bottom_eigenvalue": ("from_bottom", values[highest:][::-1]),
         "bottom_residual": ("from_bottom", pairs.residuals[highest:][::-1]),
         "exact": float(spectrum.exact),
-        "basis_kept": float(bulk.kept),
+        "basis_kept": np.nan if spectrum.exact else float(bulk.kept),
         "deflated_count": float(spectrum.deflated),
         "trace": trace.value,
         "trace_stderr": trace.standard_error,

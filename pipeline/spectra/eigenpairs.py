@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from pipeline.spectra.krylov import Krylov, Ritz
-from pipeline.spectra.lanczos import Operator
+from pipeline.spectra.lanczos import Operator, norms
 
 ROOM = 20  # vectors of a basis beyond twice the pairs asked for; tuned on F-200^2 and LeNet5
 
@@ -49,20 +49,28 @@ def top_eigenpairs(
     ``tolerance`` bounds a converged residual relative to the largest absolute Ritz value.  A Krylov
     basis of ``basis`` vectors (default ``basis_size``) grows, is cut back to its best Ritz vectors,
     and grows again, until all pairs converge or ``max_products`` (default: 50 per pair, at least
-    1000) are spent (Wu and Simon, 2000).  Converged pairs stay in the basis, so that later ones
-    cannot repeat them.  The basis has its images beside it, so that residuals are measured without
-    a further product: together they take 2 x basis x p numbers.
+    1000; counted when the basis is full) are spent (Wu and Simon, 2000).  Converged pairs stay in
+    the basis, so that later ones cannot repeat them.  The basis has its images beside it, so that
+    residuals are measured without a further product: together they take 2 x basis x p numbers.  A
+    matrix not larger than its basis is solved whole.
 
     Clustered eigenvalues are found one by one, zero ones too, whatever the rank.  An eigenvalue
     repeated exactly is found as often as it occurs up to ``block`` times, where ``block`` vectors
-    start together and every step multiplies so many.
+    start together and every step multiplies so many.  Raises ValueError where the basis has no room
+    for the pairs and two blocks, FloatingPointError where products are not finite.
     """
     p = operator.shape[0]
-    size = min(p, basis or basis_size(k + bottom))
-    block = min(block, size)
+    k = min(k, p)
+    bottom = min(bottom, p - k)
+    size = basis or basis_size(k + bottom) + 2 * (block - 1)
+    if p <= size:
+        return _whole(operator, k, bottom, tolerance)
     size -= size % block
-    k = min(k, size)
-    bottom = min(bottom, size - k)
+    if size < k + bottom + 2 * block:
+        raise ValueError(
+            f"a basis of {basis} vectors is too small for {k + bottom} pairs in blocks of {block}: "
+            f"give at least {k + bottom + 3 * block}"
+        )
     limit = max_products or max(1000, 50 * (k + bottom))
     krylov = Krylov(operator, size, block, seed)
     products = 0
@@ -72,11 +80,29 @@ def top_eigenpairs(
         ends = found.ends(k, bottom)
         vectors, residuals = krylov.pairs(found, ends)
         converged = residuals <= tolerance * np.abs(found.values).max()
-        whole = len(found.values) == p
-        if (converged.all() and len(ends) == k + bottom) or whole or products >= limit:
-            return Eigenpairs(found.values[ends], vectors.T, residuals, converged, products, bottom)
+        if (converged.all() and len(ends) == k + bottom) or products >= limit:
+            low = max(0, len(ends) - k)
+            return Eigenpairs(found.values[ends], vectors.T, residuals, converged, products, low)
         if krylov.filled + block > size:
             krylov.restart(found, _kept(found, k, bottom, size, block))
+
+
+def _whole(operator: Operator, k: int, bottom: int, tolerance: float) -> Eigenpairs:
+    """Return the pairs from the dense matrix."""
+    p = operator.shape[0]
+    identity = torch.eye(p, dtype=operator.dtype, device=operator.device)
+    A = operator.matmat(identity)
+    if not bool(torch.isfinite(A).all()):
+        raise FloatingPointError("products are not finite")
+    values, V = torch.linalg.eigh((A + A.T).double() / 2)
+    found = Ritz(values.flip(0).cpu().numpy(), np.zeros((0, p)))
+    ends = found.ends(k, bottom)
+    V = V.flip(1)[:, torch.as_tensor(ends, device=V.device)].to(A.dtype)
+    chosen = found.values[ends]
+    scaled = V * torch.as_tensor(chosen, dtype=V.dtype, device=V.device)
+    residuals = norms((A @ V - scaled).T).cpu().numpy()
+    converged = residuals <= tolerance * np.abs(found.values).max()
+    return Eigenpairs(chosen, V, residuals, converged, p, bottom)
 
 
 def _kept(found: Ritz, k: int, bottom: int, size: int, block: int) -> np.ndarray:

@@ -51,18 +51,20 @@ class Krylov:
 
         Returns the number of products.
         """
-        first = self.filled
-        looked = first
+        first = looked = self.filled
+        multiplied, beside = 0, False
         while self.filled + self.block <= self.size:
             self._expand(after_restart=self.filled == first)
             every = max(CHECK_EVERY * self.block, self.filled // 20)  # looks grow dearer
-            if self.filled - looked >= every and self.filled > k + bottom:
-                looked = self.filled
-                if not bool(self.alive[self.filled - self.block : self.filled].any()):
+            if self.filled - looked >= every or beside:
+                multiplied += self.filled - looked
+                beside = self._broke_down()
+                if beside:
                     self._start_afresh()  # an invariant subspace is found: look beside it
-                elif self._seems(k, bottom, tolerance):
-                    break
-        return self.filled - first
+                elif self.filled > k + bottom and self._seems(k, bottom, tolerance):
+                    return multiplied
+                looked = self.filled
+        return multiplied + self.filled - looked
 
     def _expand(self, *, after_restart: bool) -> None:
         """Take ``next`` into the basis and multiply it."""
@@ -87,7 +89,7 @@ class Krylov:
     def _orthonormalised(self, j: int) -> torch.Tensor:
         """Put ``next``, made orthonormal, into rows j on; return L with next = L rows."""
         L = torch.zeros(self.block, self.block, dtype=torch.float64, device=self.T.device)
-        least = BREAKDOWN * torch.finfo(self.Q.dtype).eps * self.T.diagonal().abs().amax()
+        least = self._least()
         for i, w in enumerate(self.next):
             if i:
                 before = self.Q[j : j + i]
@@ -100,19 +102,41 @@ class Krylov:
             self.alive[j + i] = alive
         return L
 
+    def _broke_down(self) -> bool:
+        """Return whether nothing is left outside the basis; rows of zeros are then given back."""
+        self._refuse_infinite()
+        if bool((norms(self.next) > self._least()).any()):
+            return False
+        alive = self.alive[: self.filled].cpu().numpy()
+        last = np.flatnonzero(alive).max(initial=-1) + 1
+        self.filled = int(-(-last // self.block) * self.block)  # whole blocks
+        return True
+
+    def _least(self) -> torch.Tensor:
+        """Return the length up to which a new vector is taken for rounding."""
+        return BREAKDOWN * torch.finfo(self.Q.dtype).eps * self.T.diagonal().abs().amax()
+
+    def _refuse_infinite(self) -> None:
+        if not bool(torch.isfinite(self.T[: self.filled, : self.filled]).all()):
+            raise FloatingPointError("products are not finite")
+
     def _start_afresh(self) -> None:
         """Set ``next`` to random vectors, uncoupled to what is found."""
         seeds = [self.seed + self.fresh + i for i in range(self.block)]
         self.fresh += self.block
         w = torch.stack([gaussian(self.operator, seed) for seed in seeds])
-        self.next = orthogonalised(orthogonalised(w, self.Q[: self.filled]), self.Q[: self.filled])
+        known = self.Q[: self.filled]
+        w = orthogonalised(orthogonalised(w, known), known)
+        # As long as the matrix is large, so that it does not pass for rounding.
+        scale = self.T.diagonal().abs().amax().clamp(min=1) / norms(w)
+        self.next = w * scale[:, None].to(w.dtype)
         self.last.zero_()
 
     def _seems(self, k: int, bottom: int, tolerance: float) -> bool:
         """Return whether the estimated residuals of the extreme pairs are within tolerance."""
         found = self.ritz()
         ends = found.ends(k, bottom)
-        if len(ends) < k + bottom:
+        if len(ends) < k + bottom or not len(ends):
             return False
         last = self.last[: self.filled].cpu().numpy()
         outside = (self.next @ self.next.T).double().cpu().numpy()
@@ -122,6 +146,7 @@ class Krylov:
 
     def ritz(self) -> Ritz:
         """Return the Ritz pairs."""
+        self._refuse_infinite()
         alive = self.alive[: self.filled].cpu().numpy()
         T = self.T[: self.filled, : self.filled].cpu()[alive][:, alive]
         # PyTorch's solver: NumPy's would wake a second pool of threads, which slows the products.

@@ -53,9 +53,19 @@ class Quadrature:
     kept: int
 
     def moment(self, degree: int) -> tuple[float, float]:
-        """Return the estimate of trace(A^degree), and its standard error (NaN for one probe)."""
-        samples = self.dimension * np.nansum(self.weights * self.nodes**degree, axis=1)
-        return mean_and_error(samples)
+        """Return the estimate of trace(A^degree), and its standard error.
+
+        For x uniform on the sphere of radius sqrt(n), x^T B x has the variance
+        2 n / (n + 2) (trace(B^2) - trace(B)^2 / n); both traces are the quadrature's own, so that
+        a single probe has an error too.
+        """
+        n, probes = self.dimension, len(self.nodes)
+        value, square = (
+            n * float(np.nansum(self.weights * self.nodes**power) / probes)
+            for power in (degree, 2 * degree)
+        )
+        variance = 2 * n / (n + 2) * max(0.0, square - value**2 / max(1, n))
+        return value, float(np.sqrt(variance / probes))
 
 
 def lanczos(
@@ -69,7 +79,7 @@ def lanczos(
     """
     p, b = start.shape
     steps = min(steps, p)
-    keep = max(2, min(keep or steps, steps))
+    keep = steps if keep is None else max(2, min(keep, steps))
     basis = torch.zeros(b, keep, p, dtype=operator.dtype, device=operator.device)
     alpha = torch.zeros(b, steps, dtype=torch.float64, device=operator.device)
     beta = torch.zeros(b, steps, dtype=torch.float64, device=operator.device)
@@ -114,16 +124,22 @@ def lanczos_quadrature(
     side as the operator likes to multiply together and ``basis_bytes`` has room for.  Where one
     basis alone has none, its last vectors stay at hand, as many as fit (``kept``): nodes may then
     repeat, while the weight of each group of copies, and so the density, stays right (Chen, Trogdon
-    and Ubaru, 2021).
+    and Ubaru, 2021).  Raises FloatingPointError where products are not finite.
     """
     dimension = operator.shape[0]
     if hasattr(operator, "project"):
         dimension -= operator.U.shape[1]
     steps_made = min(steps, dimension)
-    room = (basis_bytes or 2**62) // (operator.shape[0] * operator.dtype.itemsize)
-    together = max(1, min(getattr(operator, "vectors", 1), room // max(1, steps_made)))
+    room = steps
+    if basis_bytes is not None:
+        room = max(2, basis_bytes // (operator.shape[0] * operator.dtype.itemsize))
+    together = getattr(operator, "vectors", 1)
+    if basis_bytes is not None:
+        together = max(1, min(together, room // max(1, steps_made)))
     nodes = np.full((len(seeds), steps), np.nan)
     weights = np.zeros((len(seeds), steps))
+    if not dimension:
+        return Quadrature(nodes, weights, 0, kept=steps)
     for first in range(0, len(seeds), together):
         group = seeds[first : first + together]
         start = torch.stack([gaussian(operator, seed) for seed in group], 1)
@@ -131,10 +147,12 @@ def lanczos_quadrature(
             start = operator.project(start)
         found = lanczos(operator, start, steps_made, keep=room)
         for i, m in enumerate(found.length):
+            if not np.isfinite(found.alpha[i, :m]).all():
+                raise FloatingPointError("products are not finite")
             values, vectors = eigh_tridiagonal(found.alpha[i, :m], found.beta[i, : m - 1])
             nodes[first + i, :m] = values
             weights[first + i, :m] = vectors[0] ** 2
-    return Quadrature(nodes, weights, dimension, kept=max(2, min(room, steps)))
+    return Quadrature(nodes, weights, dimension, kept=min(room, steps))
 
 
 def gaussian(operator: Operator, seed: int) -> torch.Tensor:
@@ -146,7 +164,7 @@ def gaussian(operator: Operator, seed: int) -> torch.Tensor:
 
 def norms(rows: torch.Tensor) -> torch.Tensor:
     """Return the Euclidean norms of rows, summed in float64."""
-    return rows.square().sum(1, dtype=torch.float64).sqrt()
+    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
 
 
 def mean_and_error(samples: np.ndarray) -> tuple[float, float]:

@@ -48,4 +48,7 @@ def count_outliers(values: np.ndarray) -> Outliers:
 def _isolation(spacings: np.ndarray, gap: int) -> float:
     below = spacings[gap + 1 :]
     mean = below.mean()
-    return (spacings[gap] - mean) / max(below.std(), LEAST_SPREAD * mean)
+    spread = max(below.std(), LEAST_SPREAD * mean)
+    if spread == 0:  # copies of one eigenvalue below
+        return np.inf if spacings[gap] > 0 else 0.0
+    return (spacings[gap] - mean) / spread
