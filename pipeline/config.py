@@ -184,7 +184,7 @@ class Compute(Settings):
         "all memory",
     )
     memory_gb: Annotated[float, Field(ge=0)] | None = Field(
-        None, description="GiB for kept linearised chunks; null: a share of what is free"
+        None, description="GiB for kept linearised chunks; null: a quarter of all memory"
     )
     basis_gb: Annotated[float, Field(gt=0)] | None = Field(
         None, description="GiB for a Krylov basis; null: a quarter of all memory"

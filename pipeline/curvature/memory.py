@@ -7,21 +7,19 @@ import psutil
 import torch
 from torch import nn
 
-SHARE_OF_FREE = 0.4  # of free memory, where the config names no budget; others need some too
-# Of all memory, not of what is free: results depend on these two, if only to rounding, and should
-# not vary by the hour.
+# Of all memory, where the config names no budget.  Not of what is free: results depend on these, if
+# only to rounding, and should not vary by the hour.
+SHARE_FOR_CHUNKS = 0.25
 SHARE_FOR_BASIS = 0.25
 SHARE_FOR_PASS = 0.1
 GIB = 2**30
 
 
 def budget(memory_gb: float | None, device: torch.device) -> int:
-    """Return the bytes that kept chunks may take: as told, or a share of what is free now."""
+    """Return the bytes that kept chunks may take: as told, or a share of all there is."""
     if memory_gb is not None:
         return int(memory_gb * GIB)
-    if device.type == "cuda":
-        return int(SHARE_OF_FREE * torch.cuda.mem_get_info(device)[0])
-    return int(SHARE_OF_FREE * min(psutil.virtual_memory().available, _limit_of_group()))
+    return int(SHARE_FOR_CHUNKS * _all_memory(device))
 
 
 def basis_budget(basis_gb: float | None, device: torch.device) -> int:

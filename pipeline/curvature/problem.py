@@ -37,7 +37,7 @@ class Options(TypedDict, total=False):
     """How an operator is evaluated; none of it changes more than rounding.
 
     ``chunk`` examples are linearised at once, and kept while they fit ``memory_gb`` GiB (default: a
-    share of what is free); the others are recomputed at each product, at two to three times the
+    quarter of all memory); the others are recomputed at each product, at two to three times the
     cost.  ``vectors`` columns of a block share a pass over the data (default: 8).  Both are upper
     bounds: a pass may take a tenth of all memory.  ``compiled`` products go through torch.compile.
     """

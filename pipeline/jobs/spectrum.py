@@ -20,7 +20,7 @@ from pipeline.api import OpenRun, open_run
 from pipeline.atomic import remove
 from pipeline.cubes.store import attributes, write_part
 from pipeline.curvature.gram import factor_bytes, gauss_newton_factors
-from pipeline.curvature.memory import GIB, basis_budget, budget
+from pipeline.curvature.memory import basis_budget
 from pipeline.curvature.parallel import from_first_rank, ranks, wait_for_all
 from pipeline.curvature.problem import Options
 from pipeline.curvature.recorded import Recorded
@@ -57,14 +57,12 @@ def write_spectra(folder: Path, job: SpectrumJob) -> None:
         for epoch, split in targets
     }
     waiting = from_first_rank([place for place in targets if not staged[place].exists()])
-    # Once a job: what it frees again is kept for it, and no longer counted as free.
-    memory_gb = budget(job.compute.memory_gb, device) / GIB
     done = len(targets) - len(waiting)
     label = f"{run.path} spectra"
     for epoch, split in progress(waiting, total=len(targets), done=done, label=label):
         opened = open_run(folder, epoch, device=device, dtype=getattr(torch, job.compute.dtype))
         products = staged[epoch, split].with_suffix(".products")
-        part = _part(opened, split, job, products, memory_gb)
+        part = _part(opened, split, job, products)
         if first:
             write_part(part, staged[epoch, split])
             remove(products)
@@ -77,9 +75,7 @@ def write_spectra(folder: Path, job: SpectrumJob) -> None:
     wait_for_all()
 
 
-def _part(
-    run: OpenRun, split: str, job: SpectrumJob, products: Path, memory_gb: float
-) -> xr.Dataset:
+def _part(run: OpenRun, split: str, job: SpectrumJob, products: Path) -> xr.Dataset:
     """Return the part of one checkpoint on one split; without spectra if the network diverged."""
     attrs = attributes(
         provenance(
@@ -97,10 +93,7 @@ def _part(
         say(f"{run.spec.path}: diverged before epoch {run.epoch}, no spectrum")
         return empty
     try:
-        found = [
-            _of_matrix(_spectrum(matrix, run, split, job, products, memory_gb))
-            for matrix in matrices
-        ]
+        found = [_of_matrix(_spectrum(name, run, split, job, products)) for name in matrices]
     except FloatingPointError as error:
         say(f"{run.spec.path}, epoch {run.epoch}: taken as diverged, {error}")
         return empty
@@ -111,13 +104,13 @@ def _part(
 
 
 def _spectrum(
-    matrix: str, run: OpenRun, split: str, job: SpectrumJob, products: Path, memory_gb: float
+    matrix: str, run: OpenRun, split: str, job: SpectrumJob, products: Path
 ) -> MatrixSpectrum:
     """Return one matrix's spectrum, whole where it is small, by Lanczos where it is not."""
     data, compute, settings = getattr(run, split), job.compute, job.spectrum
     options: Options = {
         "chunk": compute.chunk,
-        "memory_gb": memory_gb,
+        "memory_gb": compute.memory_gb,
         "compiled": compute.compiled,
         "vectors": compute.vectors,
     }
