@@ -88,7 +88,7 @@ def _table(records, networks) -> str:
     rounds = max(len(rows) for rows in records.values())
     lines = [
         (HERE / "preface.md").read_text(encoding="utf-8"),
-        f"This table: {', '.join(networks)}; {rounds} rounds.\n",
+        f"This table: {', '.join(networks)}; {rounds} round{'s' if rounds > 1 else ''}.\n",
         "| network | task | contestant | time / ours, median (range) | gradients per vector "
         "| error | memory, MB |",
         "|---|---|---|---|---|---|---|",
@@ -127,7 +127,8 @@ def _picture(records, networks: list[str]) -> None:
         panel.set(title=network, xlabel="time / ours", yticks=range(len(TASKS)))
         panel.set_yticklabels(TASKS.values(), fontsize=7)
     axes[0, 0].invert_yaxis()
-    axes[0, -1].legend(fontsize=7)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=7, loc="outside lower center", ncols=2)
     figure.savefig(DOCS / "figures" / "benchmarks.png", dpi=160)
 
 
