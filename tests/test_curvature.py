@@ -199,6 +199,27 @@ def test_a_fitted_network_loses_no_accuracy_in_float32():
         assert relative(dense(operator(single, (inputs.float(), labels))), exact) < 1e-5
 
 
+def test_large_logits_lose_no_accuracy_either():
+    # Logits in the hundreds, as of a wide network grown certain: float32 rounds them at 1e-5.
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(6, 30), nn.ReLU(), nn.Linear(30, 3)).double()
+    inputs = torch.randn(40, 6, dtype=torch.float64)
+    with torch.no_grad():
+        labels = model(inputs).argmax(-1)
+        gap = model(inputs).topk(2).values
+        model[2].weight *= 16 / (gap[:, 0] - gap[:, 1]).median()
+        model[2].bias += 900
+    single = copy.deepcopy(model).float()
+    v = torch.randn(sum(p.numel() for p in model.parameters()), dtype=torch.float64)
+    model = copy.deepcopy(single).double()  # the same weights, rounded
+    inputs = inputs.float().double()
+    for operator in (hessian, gauss_newton, residual):
+        for memory_gb in (None, 0.0):
+            exact = operator(model, (inputs, labels)) @ v
+            found = operator(single, (inputs.float(), labels), memory_gb=memory_gb) @ v.float()
+            assert relative(found, exact) < 5e-6
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [

@@ -99,7 +99,7 @@ def chunk_sum(
                     f"out of memory on {problem.network.theta.device} with one example at a time "
                     f"and {problem.memory / GIB:.2g} GiB for kept chunks. Lower compute.memory_gb"
                 ) from error
-            problem.chunk //= 2
+            problem.halve_chunk()
             say(f"out of memory: going on with compute.chunk {problem.chunk}")
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.func import vjp, vmap
 
-from pipeline.curvature.loss import label_mask, zero_sum
+from pipeline.curvature.loss import zero_sum
 from pipeline.curvature.parallel import ranks
 from pipeline.curvature.problem import Data, Options, Problem
 from pipeline.errors import AnatomyError
@@ -58,12 +58,13 @@ def gauss_newton_factors(model: nn.Module, data: Data, **options: Unpack[Options
     shape = (problem.examples, problem.classes, len(theta))
     rows = torch.empty(shape, dtype=theta.dtype, device=theta.device)
     with torch.no_grad():
-        for start in range(0, problem.examples, EXAMPLES):
-            inputs = problem.inputs[start : start + EXAMPLES]
-            mask = label_mask(problem.labels[start : start + EXAMPLES], problem.classes)
-            pi = problem.network.logits(theta, inputs).softmax(-1)
+        done = 0
+        for chunk in problem.chunks(EXAMPLES):
+            logits = problem.network.logits(theta, chunk.inputs)
+            pi = chunk.relative(logits).softmax(-1)
             away = (classes[:, None] == classes).to(pi.dtype) - pi[:, None, :]  # e_k - pi_i
-            away = zero_sum(away, mask[:, None, :])
+            away = zero_sum(away, chunk.mask[:, None, :])
             scale = (pi / problem.examples).sqrt()
-            rows[start : start + EXAMPLES] = vmap(one)(inputs, scale[:, :, None] * away)
+            rows[done : done + len(chunk)] = vmap(one)(chunk.inputs, scale[:, :, None] * away)
+            done += len(chunk)
     return Factors(rows.flatten(0, 1))

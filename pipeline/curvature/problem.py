@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from pipeline.curvature.loss import label_mask
+from pipeline.curvature.loss import label_mask, relative_logits
 from pipeline.curvature.memory import activation_bytes, budget, pass_budget
 from pipeline.curvature.parallel import own_share
 from pipeline.errors import AnatomyError
@@ -72,13 +72,21 @@ class FlatNetwork:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some of the examples: ``inputs`` (n, ...) and the mask of true classes (n, C)."""
+    """Some of the examples: ``inputs`` (n, ...) and the mask of true classes (n, C).
+
+    ``correction`` (n, C) is what z - z_y at theta lacks in the network's own precision.
+    """
 
     inputs: torch.Tensor
     mask: torch.Tensor
+    correction: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.mask)
+
+    def relative(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return z - z_y (n, C) of logits at theta, or near it, as float64 has them."""
+        return relative_logits(logits, self.mask, self.correction)
 
 
 class Problem:
@@ -119,6 +127,7 @@ class Problem:
         self.chunk = min(chunk, at_once)
         share = min(self.chunk, max(1, len(self.labels)))
         self.vectors = max(1, min(vectors or VECTORS, at_once // share))
+        self.correction = self._correction()
 
     @property
     def about(self) -> dict[str, Any]:
@@ -132,7 +141,34 @@ class Problem:
         for start in range(0, len(self.labels), size):
             stop = start + size
             mask = label_mask(self.labels[start:stop], self.classes)
-            yield Chunk(self.inputs[start:stop], mask)
+            yield Chunk(self.inputs[start:stop], mask, self.correction[start:stop])
+
+    def halve_chunk(self) -> None:
+        """Take half as many examples at once."""
+        self.chunk //= 2
+        self.correction = self._correction()  # what is corrected depends on the chunk, to rounding
+
+    @torch.no_grad()
+    def _correction(self) -> torch.Tensor:
+        """Return (z - z_y in float64) - (z - z_y as computed), zero where float64 cannot be had."""
+        theta = self.network.theta
+        zero = torch.zeros(len(self.labels), self.classes, dtype=theta.dtype, device=theta.device)
+        if theta.dtype == torch.float64 or not len(zero):
+            return zero
+        double = copy.deepcopy(self.network.module).double()
+        found = []
+        for start in range(0, len(self.labels), self.chunk):
+            inputs = self.inputs[start : start + self.chunk]
+            mask = label_mask(self.labels[start : start + self.chunk], self.classes)
+            try:
+                exact = relative_logits(double(inputs.double()), mask)
+            except RuntimeError as error:
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                return zero  # the network insists on a type of its own
+            rounded = relative_logits(self.network.logits(theta, inputs), mask)
+            found.append((exact - rounded.double()).to(theta.dtype))
+        return torch.cat(found)
 
     def _check_logits(self, example: torch.Tensor, labels: torch.Tensor) -> int:
         logits = self.network.logits(self.network.theta, example)

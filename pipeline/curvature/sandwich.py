@@ -37,7 +37,7 @@ def _kept(problem: Problem, chunk: Chunk, pure: bool) -> Kept:
 
     tangent = linearised(logits_of, theta, pure=pure, compiled=problem.compiled)
     _, pull = vjp(logits_of, theta)
-    probabilities = tangent.value.softmax(-1)
+    probabilities = chunk.relative(tangent.value).softmax(-1)
 
     def product(v: torch.Tensor) -> torch.Tensor:
         # v -> J v -> K J v -> J^T K J v
@@ -61,7 +61,7 @@ def _recomputed(problem: Problem, chunk: Chunk) -> Product:
             return logits, u.detach()
 
         logits, pull, u = vjp(both, theta, has_aux=True)
-        Ku = loss_hessian_product(logits.softmax(-1), chunk.mask, u)
+        Ku = loss_hessian_product(chunk.relative(logits).softmax(-1), chunk.mask, u)
         return pull(Ku / problem.examples)[0]
 
     return product

@@ -82,7 +82,7 @@ def _gradient_map(
         return problem.network.logits(theta, chunk.inputs)
 
     def residual_of(logits: torch.Tensor) -> torch.Tensor:
-        return loss_residual(logits, chunk.mask) / problem.examples
+        return loss_residual(chunk.relative(logits), chunk.mask) / problem.examples
 
     fixed = residual_of(logits_of(problem.network.theta)) if fixed_residual else None
 
