@@ -114,6 +114,8 @@ def _table(records, networks) -> str:
 
 def _picture(records, networks: list[str]) -> None:
     networks = [network for network in networks if network not in PRODUCTS_ALONE]
+    if not networks:
+        return
     size = (2 + 2.6 * len(networks), 3)
     figure, axes = plt.subplots(
         1, len(networks), figsize=size, sharey=True, layout="constrained", squeeze=False
