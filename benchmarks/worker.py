@@ -19,6 +19,7 @@ BLOCK, PROBES, STEPS, PAIRS, TOLERANCE = 8, 10, 64, 10, 1e-4
 
 def main(contestant: str, network: str, matrix: str, task: str, judged: str) -> None:
     """Measure and print seconds (median), peak memory and, if ``judged`` is yes, the error."""
+    torch.set_flush_denormal(True)
     torch.set_num_threads(THREADS)
     model, x, y = problem(network)
     p = sum(parameter.numel() for parameter in model.parameters())

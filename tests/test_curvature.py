@@ -145,7 +145,7 @@ def test_what_is_dropped_from_a_tangent_changes_no_bit(one_problem, monkeypatch)
 
 
 def _graph(operator):
-    cells = [cell.cell_contents for cell in operator.products[0].__closure__]
+    cells = [cell.cell_contents for cell in operator.products[0].args[0].__closure__]
     return next(cell for cell in cells if isinstance(cell, torch.fx.GraphModule))
 
 

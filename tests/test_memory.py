@@ -3,11 +3,14 @@
 import psutil
 import pytest
 import torch
+from reference import relative
+from torch import nn
 
 from pipeline.curvature import chunked as chunked_module
 from pipeline.curvature import gauss_newton, hessian, residual
 from pipeline.curvature.memory import GIB
 from pipeline.errors import AnatomyError
+from pipeline.models.fnet import fnet
 from pipeline.models.lenet import lenet5
 
 OPERATORS = [hessian, gauss_newton, residual]
@@ -31,6 +34,24 @@ def test_a_recomputed_chunk_changes_no_bit(lenet, operator):
     v = torch.randn(kept.shape[0])
     assert torch.equal(kept @ v, none @ v)
     assert torch.equal(kept @ v, some @ v)
+
+
+@pytest.mark.parametrize("operator", [hessian, residual])
+def test_a_recomputed_block_is_its_single_products(operator):
+    torch.manual_seed(0)
+    model, inputs = fnet((1, 6, 6), 4, "batch", width=5, depth=2).double(), torch.randn(30, 1, 6, 6)
+    data = (inputs, torch.arange(30) % 4)
+    none = operator(model, data, chunk=7, memory_gb=0.0)
+    V = torch.randn(none.shape[0], 5, dtype=torch.float64)
+    single = torch.stack([none @ v for v in V.T], 1)
+    assert relative(none @ V, single) < 1e-14
+    assert relative(none @ V, operator(model, data) @ V) < 1e-13
+
+
+@pytest.mark.parametrize("memory_gb", [0.0, 1.0])
+def test_residual_of_logits_linear_in_the_parameters_is_zero(memory_gb):
+    H = residual(nn.Linear(4, 3), (torch.randn(6, 4), torch.arange(6) % 3), memory_gb=memory_gb)
+    assert not (H @ torch.randn(15, 2)).any()
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
@@ -73,15 +94,15 @@ def test_out_of_memory_in_a_product_lets_fewer_vectors_share_a_pass(lenet, monke
     A = hessian(model, (inputs[:40], torch.arange(40) % 10), vectors=4)
     V = torch.randn(A.shape[0], 4)
     expected = hessian(model, (inputs[:40], torch.arange(40) % 10), vectors=2) @ V
-    original = chunked_module._times
+    original = chunked_module.ChunkSum._sum
     limit = 2
 
-    def scarce(product, rows):
+    def scarce(self, rows):
         if len(rows) > limit:
             raise torch.OutOfMemoryError
-        return original(product, rows)
+        return original(self, rows)
 
-    monkeypatch.setattr(chunked_module, "_times", scarce)
+    monkeypatch.setattr(chunked_module.ChunkSum, "_sum", scarce)
     assert torch.equal(A @ V, expected)
     assert "going on with compute.vectors 2" in capsys.readouterr().err
     limit = 0

@@ -13,6 +13,7 @@ import torch
 from pipeline import open_run
 from pipeline.atomic import sha256
 from pipeline.config import Compute, Dataset, FNet, Recipe
+from pipeline.device import prepare
 from pipeline.errors import AnatomyError, ArtifactError
 from pipeline.jobs.train import train_run
 from pipeline.runs import checkpoint_path
@@ -168,3 +169,11 @@ def test_a_last_batch_of_one_does_not_stop_batch_norm(tmp_path):
     recipe = Recipe(lr=0.05, batch=89, epochs=1, checkpoints=(1,))
     train_run(folder_of(tmp_path), job_of(recipe), save_every=1e9)
     assert len(rows(folder_of(tmp_path))) == 2
+
+
+def test_jobs_round_what_is_below_the_normal_range_to_zero():
+    prepare(Compute())
+    try:
+        assert not (torch.full((5,), 1e-39) * 1).any()
+    finally:
+        torch.set_flush_denormal(False)

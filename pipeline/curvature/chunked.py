@@ -9,11 +9,12 @@ from pipeline.curvature.base import LinearOperator
 from pipeline.curvature.memory import GIB
 from pipeline.curvature.parallel import sum_over_ranks
 from pipeline.curvature.problem import Chunk, Problem
-from pipeline.curvature.tangent import NotLinearisedError, several
+from pipeline.curvature.tangent import NotLinearisedError
 from pipeline.errors import AnatomyError
 from pipeline.progress import say
 
-Product = Callable[[torch.Tensor], torch.Tensor]  # (p,) -> (p,), with the chunk's own weight
+# Rows (k, p) -> (k, p), in one pass over the chunk, with the chunk's own weight.
+Product = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,10 @@ class ChunkSum(LinearOperator):
         """Return the products with ``rows`` (k, p), which share a pass over the data."""
         if not self.products:  # a rank without examples
             return torch.zeros_like(rows)
-        total = _times(self.products[0], rows)
+        total = self.products[0](rows)
         for product in self.products[1:]:
-            total = total + _times(product, rows)
+            total = total + product(rows)
         return total
-
-
-def _times(product: Product, rows: torch.Tensor) -> torch.Tensor:
-    return product(rows[0])[None] if len(rows) == 1 else several(product, rows)
 
 
 def chunk_sum(
@@ -130,7 +127,7 @@ def _checked(problem: Problem, chunk: Chunk, keep: Keep, again: Product) -> Kept
     """
     theta = problem.network.theta
     generator = torch.Generator().manual_seed(0)
-    v = torch.randn(len(theta), generator=generator, dtype=theta.dtype).to(theta.device)
+    v = torch.randn(1, len(theta), generator=generator, dtype=theta.dtype).to(theta.device)
     with torch.no_grad():
         expected = again(v)
         allowed = torch.finfo(theta.dtype).eps ** 0.5 * expected.norm()

@@ -1,7 +1,7 @@
 """A classifier and its examples as curvature sees them: logits of flat parameters, in chunks."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypedDict
 
@@ -65,9 +65,16 @@ class FlatNetwork:
 
     def logits(self, theta: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         """Return the logits (N, C) at parameters ``theta`` (p,)."""
-        pieces = zip(self._names, theta.split(self._sizes), self._shapes, strict=True)
-        weights = {name: piece.view(shape) for name, piece, shape in pieces}
-        return functional_call(self.module, weights, (inputs,))
+        return self.logits_of(self.pieces(theta), inputs)
+
+    def pieces(self, theta: torch.Tensor) -> list[torch.Tensor]:
+        """Return ``theta`` (p,) as the network's parameters."""
+        sizes = theta.split(self._sizes)
+        return [piece.view(shape) for piece, shape in zip(sizes, self._shapes, strict=True)]
+
+    def logits_of(self, pieces: Sequence[torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
+        """Return the logits (N, C) at the parameters ``pieces``."""
+        return functional_call(self.module, dict(zip(self._names, pieces, strict=True)), (inputs,))
 
 
 @dataclass(frozen=True)

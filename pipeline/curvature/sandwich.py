@@ -1,5 +1,6 @@
 """Operators J^T K J, with K acting on logits: the Gauss-Newton part G."""
 
+from functools import partial
 from typing import Unpack
 
 import torch
@@ -10,7 +11,7 @@ from pipeline.curvature.chunked import ChunkSum, Kept, Product, chunk_sum
 from pipeline.curvature.loss import loss_hessian_product
 from pipeline.curvature.memory import activation_bytes
 from pipeline.curvature.problem import Chunk, Data, Options, Problem
-from pipeline.curvature.tangent import linearised
+from pipeline.curvature.tangent import linearised, several
 
 
 def gauss_newton(model: nn.Module, data: Data, **options: Unpack[Options]) -> ChunkSum:
@@ -45,7 +46,7 @@ def _kept(problem: Problem, chunk: Chunk, pure: bool) -> Kept:
         return pull(Ku / problem.examples)[0]
 
     saved = activation_bytes(problem.network.module, chunk.inputs)  # by autograd, for J^T
-    return Kept(product, tangent.held + saved)
+    return Kept(partial(several, product), tangent.held + saved)
 
 
 def _recomputed(problem: Problem, chunk: Chunk) -> Product:
@@ -64,4 +65,4 @@ def _recomputed(problem: Problem, chunk: Chunk) -> Product:
         Ku = loss_hessian_product(chunk.relative(logits).softmax(-1), chunk.mask, u)
         return pull(Ku / problem.examples)[0]
 
-    return product
+    return partial(several, product)

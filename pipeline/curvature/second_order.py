@@ -5,7 +5,8 @@ fixed.  Computed so, H has none of the cancellation of Hess v - G v.  A chunk is
 product then evaluates tangents alone, at about the cost of one gradient.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Unpack
 
 import torch
@@ -16,7 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 from pipeline.curvature.chunked import ChunkSum, Kept, Product, chunk_sum
 from pipeline.curvature.loss import loss_residual
 from pipeline.curvature.problem import Chunk, Data, Options, Problem
-from pipeline.curvature.tangent import linearised
+from pipeline.curvature.tangent import linearised, several
 
 
 def hessian(model: nn.Module, data: Data, **options: Unpack[Options]) -> ChunkSum:
@@ -44,15 +45,15 @@ def _tangent_of_gradient(problem: Problem, *, fixed_residual: bool) -> ChunkSum:
     def keep(chunk: Chunk, pure: bool) -> Kept:
         gradient = _gradient_map(problem, chunk, fixed_residual)
         tangent = linearised(gradient, theta, pure=pure, compiled=problem.compiled)
-        return Kept(tangent.push, tangent.held)
+        return Kept(partial(several, tangent.push), tangent.held)
 
     forward = _forward_is_better(problem, fixed_residual)
 
     def recompute(chunk: Chunk) -> Product:
+        if not forward:
+            return _twice_reversed(problem, chunk, fixed_residual)
         gradient = _gradient_map(problem, chunk, fixed_residual)
-        if forward:
-            return lambda v: jvp(gradient, (theta,), (v,))[1]
-        return lambda v: vjp(gradient, theta)[1](v)[0]  # the same, the matrix being symmetric
+        return partial(several, lambda v: jvp(gradient, (theta,), (v,))[1])
 
     return chunk_sum(problem, keep=keep, recompute=recompute, positive=False)
 
@@ -61,7 +62,7 @@ def _forward_is_better(problem: Problem, fixed_residual: bool) -> bool:
     """Return whether to differentiate the gradient forwards where nothing is kept.
 
     With convolutions that is the faster way (LeNet5: 2.7 gradients against 3.3), without them it is
-    not (F-200^2: 3.6 against 2.6).  Of some activations, as SiLU, PyTorch has no such derivative.
+    not (F-200^2: 3.6 against 2.4).  Of some activations, as SiLU, PyTorch has no such derivative.
     """
     theta = problem.network.theta
     example = next(problem.chunks(1), None)
@@ -75,19 +76,52 @@ def _forward_is_better(problem: Problem, fixed_residual: bool) -> bool:
     return True
 
 
+def _twice_reversed(problem: Problem, chunk: Chunk, fixed_residual: bool) -> Product:
+    """Return the product as the derivative of gradient . v, the matrix being symmetric.
+
+    PyTorch's plain autograd: torch.func's costs F-200^2 a quarter of a gradient more.
+    """
+    network = problem.network
+
+    def product(rows: torch.Tensor) -> torch.Tensor:
+        with torch.enable_grad():
+            at = [piece.detach().requires_grad_() for piece in network.pieces(network.theta)]
+            logits = network.logits_of(at, chunk.inputs)
+            residual = _residual(problem, chunk, logits)
+            residual = residual.detach() if fixed_residual else residual
+            gradient = torch.autograd.grad(logits, at, residual, create_graph=True)
+            return torch.stack([_along(gradient, at, network.pieces(v)) for v in rows])
+
+    return product
+
+
+def _along(
+    gradient: Sequence[torch.Tensor], at: Sequence[torch.Tensor], v: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """Return the derivative (p,) of gradient . v, zero where the gradient is constant."""
+    pairs = [(g, u) for g, u in zip(gradient, v, strict=True) if g.requires_grad]
+    if not pairs:
+        return torch.cat([torch.zeros_like(piece).flatten() for piece in at])
+    moving, along = zip(*pairs, strict=True)
+    found = torch.autograd.grad(moving, at, along, retain_graph=True, materialize_grads=True)
+    return torch.cat([piece.flatten() for piece in found])
+
+
 def _gradient_map(
     problem: Problem, chunk: Chunk, fixed_residual: bool
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     def logits_of(theta: torch.Tensor) -> torch.Tensor:
         return problem.network.logits(theta, chunk.inputs)
 
-    def residual_of(logits: torch.Tensor) -> torch.Tensor:
-        return loss_residual(chunk.relative(logits), chunk.mask) / problem.examples
-
-    fixed = residual_of(logits_of(problem.network.theta)) if fixed_residual else None
+    fixed = _residual(problem, chunk, logits_of(problem.network.theta)) if fixed_residual else None
 
     def gradient(theta: torch.Tensor) -> torch.Tensor:
         logits, pull = vjp(logits_of, theta)
-        return pull(residual_of(logits) if fixed is None else fixed)[0]
+        return pull(_residual(problem, chunk, logits) if fixed is None else fixed)[0]
 
     return gradient
+
+
+def _residual(problem: Problem, chunk: Chunk, logits: torch.Tensor) -> torch.Tensor:
+    """Return r = (pi - y) / N."""
+    return loss_residual(chunk.relative(logits), chunk.mask) / problem.examples

@@ -65,8 +65,8 @@ def linearised(
 
 
 def several(product: Map, rows: torch.Tensor) -> torch.Tensor:
-    """Return the products with each of ``rows`` (k, p) in one pass over the data."""
-    return vmap(product)(rows)
+    """Return ``product`` (p,) -> (p,) of each of ``rows`` (k, p), in one pass over the data."""
+    return product(rows[0])[None] if len(rows) == 1 else vmap(product)(rows)
 
 
 def _drop_idle(graph: fx.GraphModule) -> None:
