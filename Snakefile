@@ -14,7 +14,7 @@ from pipeline.catalogue import CUBES, FIGURES
 from pipeline.configfile import load_config
 from pipeline.errors import ConfigError
 from pipeline.runs import NAME, PATTERN, TRAINING_FILES, checkpoint_path, part_path, run_folder
-from pipeline.tasks import cube_job, figure_job, spectrum_job, train_job
+from pipeline.tasks import cube_job, figure_job, hierarchy_job, spectrum_job, splits_of, train_job
 
 DEFAULT = f"{ROOT}/config.yaml"
 
@@ -48,6 +48,7 @@ wildcard_constraints:
 include: "rules/common.smk"
 include: "rules/train.smk"
 include: "rules/spectrum.smk"
+include: "rules/hierarchy.smk"
 include: "rules/cubes.smk"
 include: "rules/figures.smk"
 

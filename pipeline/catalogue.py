@@ -66,6 +66,8 @@ IMAGE_SIZE: dict[str, int | None] = {"fnet": None, "lenet5": 32}
 NORMS = ("none", "batch")
 MATRICES = ("Hess", "G", "H")
 SPLITS = ("train", "test")
+# A component of G, or a sum or difference of some.
+COMPONENT = r"^[+-]?(G|A1|A2|B1|B2)([+-](G|A1|A2|B1|B2))*$"
 
 # The figures, and the cubes that each is drawn from.
 FIGURES: dict[str, tuple[str, ...]] = {
@@ -76,8 +78,20 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "log_density": ("spectrum",),
     "power_law": ("spectrum",),
     "certificate": ("spectrum",),
+    "attribution": ("hierarchy", "spectrum"),
+    "knockout": ("hierarchy",),
+    "components": ("hierarchy",),
+    "class_pairs": ("hierarchy",),
+    "dynamics": ("hierarchy", "spectrum"),
+    "tail": ("spectrum",),
     "overview": ("spectrum",),
 }
 # The matrices without which a figure has nothing to show.
-SHOWN_MATRICES = {"density": "Hess", "overview": "Hess", "power_law": "H"}
-CUBES = ("training", "spectrum")
+SHOWN_MATRICES = {
+    "density": ("Hess",),
+    "overview": ("Hess",),
+    "power_law": ("H",),
+    "attribution": ("G",),
+    "tail": ("G", "H"),
+}
+CUBES = ("training", "spectrum", "hierarchy")

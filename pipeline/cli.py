@@ -13,7 +13,7 @@ from pipeline.configfile import read_config
 from pipeline.cubes.reference import cube_reference
 from pipeline.errors import AnatomyError
 from pipeline.progress import say
-from pipeline.tasks import CubeJob, FigureJob, SpectrumJob, TrainJob
+from pipeline.tasks import CubeJob, FigureJob, HierarchyJob, SpectrumJob, TrainJob
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -59,6 +59,14 @@ def spectrum(folder: RunFolder, job: JobText) -> None:
     from pipeline.jobs.spectrum import write_spectra
 
     write_spectra(folder, SpectrumJob.model_validate_json(job))
+
+
+@app.command()
+def hierarchy(folder: RunFolder, job: JobText) -> None:
+    """Compute the three-level hierarchy of a run's checkpoints."""
+    from pipeline.jobs.hierarchy import write_hierarchies
+
+    write_hierarchies(folder, HierarchyJob.model_validate_json(job))
 
 
 @app.command()

@@ -15,7 +15,7 @@ from pydantic import (
     Tag,
 )
 
-from pipeline.catalogue import FIGURES, IMAGE_SIZE, SOURCES, SPLITS, Fit
+from pipeline.catalogue import COMPONENT, FIGURES, IMAGE_SIZE, SOURCES, SPLITS, Fit
 from pipeline.runs import NAME, Run
 
 Name = Annotated[str, StringConstraints(pattern=rf"^{NAME}$")]
@@ -169,6 +169,33 @@ class Spectrum(Settings):
     trace_probes: Annotated[int, Field(ge=2)] = 10
 
 
+class Hierarchy(Settings):
+    """What the hierarchy stage computes of each network."""
+
+    splits: Annotated[tuple[Split, ...], Field(min_length=1)] = SPLITS
+    knockouts: tuple[Annotated[str, StringConstraints(pattern=COMPONENT)], ...] = Field(
+        ("G-A1", "G-A2", "G-B1", "G-B2"),
+        description="sums and differences of G, A1, A2, B1 and B2 whose spectra are estimated "
+        "beside G's and B2's",
+    )
+    classes: Annotated[int, Field(ge=2)] = Field(
+        10,
+        description="classes whose pairs are embedded and kept in the cube; of more, so many are "
+        "chosen at random, the same for all networks",
+    )
+    perplexity: PositiveFloat | None = Field(
+        None, description="of t-SNE; null: the number of those classes"
+    )
+    probes: PositiveInt = Field(1, description="Gaussian starting vectors of each quadrature")
+    steps: Annotated[int, Field(ge=2)] = Field(128, description="Lanczos steps per probe")
+    trace_probes: Annotated[int, Field(ge=2)] = 10
+    exact: Annotated[int, Field(ge=0)] = Field(
+        5000,
+        description="of at most so many examples times classes B2's traces are exact, from a "
+        "backward pass each",
+    )
+
+
 class Compute(Settings):
     """Where and in what arithmetic jobs run; part of what results depend on."""
 
@@ -220,6 +247,7 @@ class StageResources(Settings):
 
     train: Resources = Resources()
     spectrum: Resources = Resources()
+    hierarchy: Resources = Resources()
     cube: Resources = Resources(runtime=30)
     figure: Resources = Resources(mem_mb=2000, runtime=20)
 
@@ -235,6 +263,7 @@ class Config(Settings):
     recipes: dict[Name, Recipe]
     grid: Annotated[tuple[Grid, ...], Field(min_length=1)]
     spectrum: Spectrum = Spectrum()
+    hierarchy: Hierarchy = Hierarchy()
     compute: Compute = Compute()
     figures: Figures = Figures()
     resources: StageResources = StageResources()

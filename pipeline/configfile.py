@@ -128,19 +128,26 @@ def _cross_refusals(config: Config) -> Iterator[Refusal]:
     for index, figure in enumerate(config.figures.names):
         if figure not in FIGURES:
             yield _unknown(("figures", "names", index), figure, "figure", FIGURES)
-        needed = SHOWN_MATRICES.get(figure)
-        if needed and needed not in config.spectrum.matrices:
-            yield Refusal(
-                ("spectrum", "matrices"),
-                f"the figure {figure} shows {needed}, which is not among the matrices",
-                f"add {needed}, or leave {figure} out of figures.names",
-            )
+        for needed in SHOWN_MATRICES.get(figure, ()):
+            if needed not in config.spectrum.matrices:
+                yield Refusal(
+                    ("spectrum", "matrices"),
+                    f"the figure {figure} shows {needed}, which is not among the matrices",
+                    f"add {needed}, or leave {figure} out of figures.names",
+                )
     for index, matrix in enumerate(config.spectrum.matrices):
         if matrix not in config.spectrum.top:
             yield Refusal(
                 ("spectrum", "matrices", index),
                 f"spectrum.top does not say how many eigenpairs of {matrix} to find",
                 f"add {matrix} to spectrum.top",
+            )
+    for index, split in enumerate(config.hierarchy.splits):
+        if split not in config.spectrum.splits:
+            yield Refusal(
+                ("hierarchy", "splits", index),
+                f"{split} is not among spectrum.splits, whose G the hierarchy is drawn beside",
+                f"add {split} to spectrum.splits, or leave it out here",
             )
     yield from _grid_refusals(config)
 

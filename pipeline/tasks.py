@@ -11,6 +11,7 @@ from pipeline.config import (
     Epoch,
     Figures,
     Grid,
+    Hierarchy,
     Model,
     Recipe,
     Settings,
@@ -19,6 +20,13 @@ from pipeline.config import (
 )
 from pipeline.fingerprint import fingerprint
 from pipeline.runs import Run
+
+# Who gathers a cube.
+CUBE_MODULES = {
+    "training": "pipeline.cubes.training",
+    "spectrum": "pipeline.cubes.parts",
+    "hierarchy": "pipeline.cubes.parts",
+}
 
 
 class TrainJob(Settings):
@@ -38,6 +46,15 @@ class SpectrumJob(Settings):
 
     epochs: tuple[Epoch, ...]
     spectrum: Spectrum
+    compute: Compute
+    code: str
+
+
+class HierarchyJob(Settings):
+    """What one hierarchy job is told."""
+
+    epochs: tuple[Epoch, ...]
+    hierarchy: Hierarchy
     compute: Compute
     code: str
 
@@ -87,6 +104,21 @@ def spectrum_job(config: Config, *, dataset: str, model: str, recipe: str) -> Sp
     )
 
 
+def hierarchy_job(config: Config, *, dataset: str, model: str, recipe: str) -> HierarchyJob:
+    """Return what the hierarchy of a run depends on, besides the trained run."""
+    return HierarchyJob(
+        epochs=tuple(sorted(config.recipes[recipe].checkpoints)),
+        hierarchy=config.hierarchy,
+        compute=config.compute,
+        code=fingerprint("pipeline.jobs.hierarchy", *_named_modules(config, dataset, model)),
+    )
+
+
+def splits_of(config: Config, cube: str) -> tuple[Split, ...]:
+    """Return the splits that the parts of a cube are made of; none for the training cube."""
+    return getattr(config, cube).splits if cube in ("spectrum", "hierarchy") else ()
+
+
 def cube_job(config: Config, cube: str) -> CubeJob:
     """Return what a cube depends on, besides its parts."""
     used = sorted({recipe for block in config.grid for recipe in block.recipes})
@@ -94,8 +126,8 @@ def cube_job(config: Config, cube: str) -> CubeJob:
         results=config.results,
         grid=config.grid,
         checkpoints={name: tuple(sorted(config.recipes[name].checkpoints)) for name in used},
-        splits=config.spectrum.splits,
-        code=fingerprint(f"pipeline.cubes.{cube}"),
+        splits=splits_of(config, cube),
+        code=fingerprint(CUBE_MODULES[cube]),
     )
 
 

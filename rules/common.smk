@@ -15,6 +15,12 @@ def spectrum_params(wildcards):
     ).model_dump_json()
 
 
+def hierarchy_params(wildcards):
+    return hierarchy_job(
+        CONFIG, dataset=wildcards.dataset, model=wildcards.model, recipe=wildcards.recipe
+    ).model_dump_json()
+
+
 def cube_params(wildcards):
     return cube_job(CONFIG, wildcards.cube).model_dump_json()
 
@@ -31,7 +37,7 @@ def cube_parts(wildcards):
         str(part_path(RESULTS, run, epoch, split, wildcards.cube))
         for run in RUNS
         for epoch in CONFIG.recipes[run.recipe].checkpoints
-        for split in CONFIG.spectrum.splits
+        for split in splits_of(CONFIG, wildcards.cube)
     ]
 
 

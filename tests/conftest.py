@@ -2,8 +2,10 @@ from collections import OrderedDict
 
 import pytest
 import torch
+from small_run import RECIPE, folder_of, job_of
 from torch import nn
 
+from pipeline.jobs.train import train_run
 from pipeline.models.fnet import fnet
 
 torch.set_num_threads(1)
@@ -50,3 +52,18 @@ def problem(request):
 @pytest.fixture
 def one_problem():
     return _problem("convolution", "batch", 3)
+
+
+@pytest.fixture(autouse=True)
+def subnormal_numbers():
+    """Undo what a job sets for its process: hypothesis, for one, refuses to go on without them."""
+    yield
+    torch.set_flush_denormal(False)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Return the folder of the small run, trained."""
+    folder = folder_of(tmp_path_factory.mktemp("runs"))
+    train_run(folder, job_of(RECIPE), save_every=1e9)
+    return folder

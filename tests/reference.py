@@ -48,6 +48,48 @@ def dense_gauss_newton(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     return total / len(inputs)
 
 
+def class_vectors(model: nn.Module, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return pi (N, C) and g_ik = J_i^T (e_k - pi_i) (N, C, p), example by example."""
+    pis, gs = [], []
+    for x in inputs:
+        theta, logits = flat_logits(model, x[None])
+        J = torch.autograd.functional.jacobian(lambda flat, logits=logits: logits(flat)[0], theta)
+        pi = logits(theta)[0].softmax(-1)
+        pis.append(pi)
+        gs.append((torch.eye(len(pi), dtype=pi.dtype) - pi) @ J)
+    return torch.stack(pis), torch.stack(gs)
+
+
+def dense_levels(
+    model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, *, misprinted: bool = False
+) -> dict[str, torch.Tensor]:
+    """Return A1, A2, B1 and B2 by S's definitions; ``misprinted`` takes g_k for g_c in B1."""
+    pi, g = class_vectors(model, inputs)
+    N, C, p = g.shape
+    levels = {name: torch.zeros(p, p, dtype=g.dtype) for name in ("A1", "A2", "B1", "B2")}
+    mean, mass, centre, total = {}, {}, {}, {}
+    for c in range(C):
+        members = [i for i in range(N) if labels[i] == c]
+        if not members:
+            continue
+        for k in range(C):
+            mass[c, k] = sum(pi[i, k] for i in members)
+            mean[c, k] = sum(pi[i, k] * g[i, k] for i in members) / mass[c, k]
+            for i in members:
+                apart = g[i, k] - mean[c, k]
+                levels["B2"] += pi[i, k] / N * torch.outer(apart, apart)
+        total[c] = sum(mass[c, k] for k in range(C) if k != c)
+        centre[c] = sum(mass[c, k] * mean[c, k] for k in range(C) if k != c) / total[c]
+    for c in centre:
+        levels["A1"] += total[c] / N * torch.outer(centre[c], centre[c])
+        levels["A2"] += mass[c, c] / N * torch.outer(mean[c, c], mean[c, c])
+        for k in range(C):
+            if k != c and (not misprinted or k in centre):
+                apart = mean[c, k] - centre[k if misprinted else c]
+                levels["B1"] += mass[c, k] / N * torch.outer(apart, apart)
+    return levels
+
+
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     """Return ||found - expected|| / ||expected||."""
     difference = found.double() - expected.double()

@@ -3,7 +3,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("check", "schema", "train", "spectrum", "cube", "figure")
+COMMANDS = ("check", "schema", "train", "spectrum", "hierarchy", "cube", "figure")
 
 
 def pipeline(*arguments):
@@ -17,7 +17,7 @@ def test_help_lists_the_commands():
 
 
 def test_check_tells_a_configuration():
-    assert "12 runs, results in results" in pipeline("check").stdout
+    assert "14 runs, results in results" in pipeline("check").stdout
     done = pipeline("check", "--configfile", "config.yaml", "--configfile", "presets/mnist.yaml")
     assert "2 runs, results in results-mnist" in done.stdout
 

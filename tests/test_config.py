@@ -38,7 +38,7 @@ REFUSALS = {
     "unknown source": (["datasets", "digits", "source"], "digit", ["'digit'", "mean 'digits'"]),
     "unknown family": (["models", "lenet5", "family"], "lenet", ["'lenet'", "mean 'lenet5'"]),
     "unknown data set": (["grid", 0, "datasets", 0], "minst", ["grid[0].datasets[0]", "'mnist'"]),
-    "unknown model": (["grid", 0, "models", 1], "lenet", ["grid[0].models[1]", "'lenet5'"]),
+    "unknown model": (["grid", 1, "models", 0], "lenet", ["grid[1].models[0]", "'lenet5'"]),
     "unknown recipe": (["grid", 0, "recipes", 0], "adam", ["grid[0].recipes[0]", "known: sgd"]),
     "unknown norm": (["grid", 0, "norms", 1], "layer", ["grid[0].norms[1]", "'none' or 'batch'"]),
     "empty grid": (["grid", 0, "seeds"], [], ["grid[0].seeds", "empty grid"]),
@@ -79,7 +79,7 @@ def test_refusals_name_place_value_and_cure(name):
 def test_a_run_in_two_blocks_is_refused():
     settings = yaml.safe_load(DEFAULT.read_text())
     settings["grid"].append(settings["grid"][0] | {"seeds": [2, 3]})
-    with pytest.raises(ConfigError, match=r"grid\[1\]: 4 runs were named before, such as digits/"):
+    with pytest.raises(ConfigError, match=r"grid\[3\]: 2 runs were named before, such as digits/"):
         load_config(settings)
 
 
@@ -121,7 +121,7 @@ def test_a_folder_is_counted_before_any_job(tmp_path):
 def test_the_grid_and_its_paths():
     config = read_config([DEFAULT])
     runs = config.runs()
-    assert len(runs) == len(set(runs)) == 12
+    assert len(runs) == len(set(runs)) == 14
     for run in runs:
         folder = run_folder("some/results", run)
         assert Run.from_path(folder) == run

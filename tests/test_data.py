@@ -9,7 +9,7 @@ from PIL import Image
 
 from pipeline.catalogue import SOURCES
 from pipeline.config import Dataset
-from pipeline.data.examples import balanced_subset, load_examples
+from pipeline.data.examples import balanced_subset, distinct, load_examples
 from pipeline.errors import AnatomyError, DataError
 
 DIGITS = Dataset(source="digits")
@@ -160,3 +160,7 @@ def test_the_users_own_data_set():
     assert found.class_names == ("0", "1", "2")
     with pytest.raises(AnatomyError, match="test_data:blops, which cannot be imported"):
         examples(Dataset(source="test_data:blops"))
+
+
+def test_class_names_are_distinct():
+    assert distinct(["crane", "maillot", "crane"]) == ("crane", "maillot", "crane (2)")

@@ -75,7 +75,54 @@ def training_cube():
     return assemble("training", RUNS, [Placed(run, {}, part) for run in RUNS])
 
 
-CUBES = {"spectrum": spectrum_cube(), "training": training_cube()}
+def hierarchy_cube():
+    draw = np.random.default_rng(0)
+    names = [str(c) for c in range(3)]
+    coords = {
+        "component": ["G", "A1", "A2", "B1", "B2"],
+        "knockout": ["G-A1", "G-B1"],
+        "true_class": names,
+        "cross_class": names,
+    }
+    pairs = np.array([(c, k) for c in range(3) for k in range(3)], dtype=float)
+
+    def part(epoch):
+        eigenvalues = np.full((5, 3), np.nan)
+        eigenvalues[1:4] = [[8, 7, 0.1], [2, 1, 0.1], [0.5, 0.3, 0.1]]
+        rows = {
+            "eigenvalue": (("component", "order"), eigenvalues * (1 + epoch)),
+            "trace": ("component", np.ones(5)),
+            "embedding": (("point", "axis"), draw.standard_normal((12, 2))),
+            "class_index": ("true_class", np.arange(3.0)),
+            "pair_true": ("pair", pairs[:, 0]),
+            "pair_cross": ("pair", pairs[:, 1]),
+            "identity_error": 1e-7,
+            "dimension": 1000.0,
+            "classes": 3.0,
+        }
+        for prefix, dim in (("", "component"), ("knockout_", "knockout")):
+            size = len(coords[dim])
+            nodes = np.geomspace(1e-5, 3, 20) * np.ones((size, 1, 1))
+            shares = draw.dirichlet(np.ones(20), (size, 1))
+            if not prefix:
+                nodes[1:4], shares[1:4] = np.nan, np.nan
+            rows[f"{prefix}ritz_value"] = ((dim, "probe", "node"), nodes)
+            rows[f"{prefix}ritz_weight"] = ((dim, "probe", "node"), shares)
+        return xr.Dataset(rows, coords=coords)
+
+    places = [(run, {"epoch": epoch, "split": "train"}) for run in RUNS for epoch in (0, 9)]
+    parts = [
+        Placed(run, at, part(at["epoch"]) if run != DIVERGED or not at["epoch"] else xr.Dataset())
+        for run, at in places
+    ]
+    return assemble("hierarchy", RUNS, parts)
+
+
+CUBES = {
+    "spectrum": spectrum_cube(),
+    "training": training_cube(),
+    "hierarchy": hierarchy_cube(),
+}
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -85,7 +132,7 @@ def test_each_figure_draws_something_in_every_panel(name):
     try:
         assert drawn.get_suptitle()
         for panel in drawn.axes:
-            assert panel.lines or panel.texts, panel.get_title()
+            assert panel.lines or panel.texts or panel.images, panel.get_title()
             assert all(len(line.get_xdata()) for line in panel.lines if line.get_marker() == "None")
         assert any(panel.get_xlabel() for panel in drawn.axes)
         assert any(panel.get_ylabel() for panel in drawn.axes)
@@ -99,13 +146,14 @@ def test_each_figure_draws_something_in_every_panel(name):
         plt.close(drawn)
 
 
-@pytest.mark.parametrize("name", [n for n in FIGURES if "spectrum" in FIGURES[n]])
+@pytest.mark.parametrize("name", [n for n in FIGURES if FIGURES[n] != ("training",)])
 def test_figures_say_so_where_everything_diverged(name):
     empty = xr.Dataset({"classes": 10.0}, coords={"matrix": ["Hess", "G", "H"]})
     places = [{"epoch": epoch, "split": split} for epoch in (0, 9) for split in ("train", "test")]
-    cube = assemble("spectrum", RUNS, [Placed(run, at, empty) for run in RUNS for at in places])
+    parts = [Placed(run, at, empty) for run in RUNS for at in places]
+    cubes = {cube: assemble(cube, RUNS, parts) for cube in ("spectrum", "hierarchy")}
     with style.theme():
-        drawn = figure.FIGURES[name]({"spectrum": cube}, SETTINGS)
+        drawn = figure.FIGURES[name](cubes, SETTINGS)
     assert any("diverged" in text.get_text() for panel in drawn.axes for text in panel.texts)
     plt.close(drawn)
 

@@ -72,7 +72,7 @@ def test_out_of_memory_halves_the_chunk_then_says_what_to_lower(lenet, monkeypat
     model, inputs = lenet
     data = (inputs[:40], torch.arange(40) % 10)
     expected = hessian(model, data, chunk=10) @ torch.ones(61706)
-    original = chunked_module._built
+    original = chunked_module._made
     limit = 10
 
     def scarce(problem, *arguments):
@@ -80,7 +80,7 @@ def test_out_of_memory_halves_the_chunk_then_says_what_to_lower(lenet, monkeypat
             raise torch.OutOfMemoryError
         return original(problem, *arguments)
 
-    monkeypatch.setattr(chunked_module, "_built", scarce)
+    monkeypatch.setattr(chunked_module, "_made", scarce)
     found = hessian(model, data, chunk=40)
     assert torch.equal(found @ torch.ones(61706), expected)
     assert "going on with compute.chunk 10" in capsys.readouterr().err
@@ -106,5 +106,5 @@ def test_out_of_memory_in_a_product_lets_fewer_vectors_share_a_pass(lenet, monke
     assert torch.equal(A @ V, expected)
     assert "going on with compute.vectors 2" in capsys.readouterr().err
     limit = 0
-    with pytest.raises(AnatomyError, match=r"Lower compute\.chunk or compute\.memory_gb"):
+    with pytest.raises(AnatomyError, match=r"Lower compute\.chunk, compute\.vectors"):
         A @ V

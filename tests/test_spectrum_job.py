@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from test_training import RECIPE, folder_of, job_of
 
 from pipeline import open_run
 from pipeline.atomic import sha256
@@ -11,9 +10,9 @@ from pipeline.curvature import recorded
 from pipeline.curvature.chunked import ChunkSum
 from pipeline.curvature.gram import gauss_newton_factors
 from pipeline.errors import AnatomyError
+from pipeline.jobs import parts as parts_module
 from pipeline.jobs import spectrum as job_module
 from pipeline.jobs.spectrum import write_spectra
-from pipeline.jobs.train import train_run
 from pipeline.runs import Run, part_path
 from pipeline.scratch import scratch_folder
 from pipeline.tasks import SpectrumJob
@@ -32,13 +31,6 @@ def only(matrix):
     """Return the job for one matrix alone, which is faster."""
     settings = JOB.spectrum.model_copy(update={"matrices": (matrix,)})
     return JOB.model_copy(update={"spectrum": settings})
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    folder = folder_of(tmp_path_factory.mktemp("runs"))
-    train_run(folder, job_of(RECIPE), save_every=1e9)
-    return folder
 
 
 def parts(folder):
@@ -193,7 +185,7 @@ def test_an_interrupted_job_keeps_its_finished_parts(trained, monkeypatch):
     for path in parts(trained).values():
         path.unlink()
     written = []
-    original = job_module.write_part
+    original = parts_module.write_part
 
     def counted(part, path):
         if len(written) == 1:
@@ -201,13 +193,13 @@ def test_an_interrupted_job_keeps_its_finished_parts(trained, monkeypatch):
         written.append(path)
         original(part, path)
 
-    monkeypatch.setattr(job_module, "write_part", counted)
+    monkeypatch.setattr(parts_module, "write_part", counted)
     with pytest.raises(KeyboardInterrupt):
         write_spectra(trained, only("G"))
     assert not any(path.exists() for path in parts(trained).values())
     again = []
     monkeypatch.setattr(
-        job_module, "write_part", lambda part, path: (again.append(path), original(part, path))
+        parts_module, "write_part", lambda part, path: (again.append(path), original(part, path))
     )
     write_spectra(trained, only("G"))
     assert len(again) == 3

@@ -35,6 +35,7 @@ TINY = {
         }
     ],
     "spectrum": {"top": {"Hess": 9, "G": 9, "H": 2}, "steps": 12, "trace_probes": 4},
+    "hierarchy": {"steps": 12, "trace_probes": 4},
     "compute": {"device": "cpu"},
     "figures": {"dpi": 60},
 }
@@ -119,6 +120,25 @@ def test_the_spectrum_is_that_of_the_opened_run(finished):
     assert float(cube.trace) == pytest.approx(exact.sum(), rel=1e-5)
 
 
+def test_the_hierarchy_is_that_of_the_opened_run(finished):
+    from reference import dense_levels
+
+    run = open_run(finished / "results/runs/digits/tiny/none/sgd/n8/seed0")
+    levels = dense_levels(run.model, run.train.inputs, run.train.labels)
+    cube = xr.open_zarr(finished / "results/cubes/hierarchy.zarr")
+    cube = cube.isel(dataset=0, model=0, norm=0, n_per_class=0, seed=0).sel(
+        recipe="sgd", epoch=4, split="train"
+    )
+    assert float(cube.identity_error) < 1e-5
+    for name in ("A1", "A2", "B1", "B2"):
+        trace = float(levels[name].trace())
+        assert float(cube.trace.sel(component=name)) == pytest.approx(trace, rel=1e-4)
+        if name != "B2":
+            values = cube.eigenvalue.sel(component=name).dropna("order").values
+            exact = np.linalg.eigvalsh(levels[name])[::-1][: len(values)]
+            assert np.allclose(values, exact, rtol=1e-3, atol=1e-5 * exact[0])
+
+
 def test_each_log_begins_with_a_command_that_runs_by_hand(finished, tmp_path):
     log = finished / "results/logs/figures/training.log"
     command = log.read_text().splitlines()[0].removeprefix("$ python -m ")
@@ -140,18 +160,32 @@ RERUNS = {
     "a seed more": (
         ["grid", 0, "seeds"],
         [0, 1],
-        {"train": 1, "train_1": 1, "spectrum": 1, "spectrum_1": 1, "cube": 2, "figure": 8},
+        {
+            "train": 1,
+            "train_1": 1,
+            "spectrum": 1,
+            "spectrum_1": 1,
+            "hierarchy": 1,
+            "hierarchy_1": 1,
+            "cube": 3,
+            "figure": 14,
+        },
     ),
-    "a figure option": (["figures", "kappa"], 2.0, {"figure": 8}),
+    "a figure option": (["figures", "kappa"], 2.0, {"figure": 14}),
     "a spectrum setting": (
         ["spectrum", "steps"],
         13,
-        {"spectrum": 1, "spectrum_1": 1, "cube": 1, "figure": 7},
+        {"spectrum": 1, "spectrum_1": 1, "cube": 1, "figure": 10},
+    ),
+    "a hierarchy setting": (
+        ["hierarchy", "knockouts"],
+        ["G-A1"],
+        {"hierarchy": 1, "hierarchy_1": 1, "cube": 1, "figure": 5},
     ),
     "one recipe": (
         ["recipes", "wild", "lr"],
         1e9,
-        {"train_1": 1, "spectrum_1": 1, "cube": 2, "figure": 8},
+        {"train_1": 1, "spectrum_1": 1, "hierarchy_1": 1, "cube": 3, "figure": 14},
     ),
     "resources": (["resources"], {"train": {"mem_mb": 3000}}, {}),
     "an unused data set": (["datasets"], {"mine": {"source": "mnist"}}, {}),

@@ -11,7 +11,8 @@ import xarray as xr
 from pipeline.cubes.schema import RUN_DIMS, SCHEMA, Variable
 from pipeline.runs import Run
 
-INDEX_DIMS = ("order", "from_bottom", "probe", "node")  # counted from 0 and padded, not labelled
+# Counted from 0 and padded, not labelled.
+INDEX_DIMS = ("order", "from_bottom", "probe", "node", "pair", "pair_2", "point", "axis")
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,14 @@ def assemble(name: str, runs: Sequence[Run], parts: Iterable[Placed]) -> xr.Data
             "source": variable.source,
         }
     return cube
+
+
+def padded(lists: Sequence[np.ndarray]) -> np.ndarray:
+    """Return lists of different lengths as rows, NaN beyond their ends."""
+    rows = np.full((len(lists), max(map(len, lists), default=0)), np.nan)
+    for row, values in zip(rows, lists, strict=True):
+        row[: len(values)] = values
+    return rows
 
 
 def _run_coords(runs: Sequence[Run]) -> dict[str, list[Any]]:

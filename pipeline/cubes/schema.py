@@ -17,11 +17,31 @@ class Variable:
 
 
 _BY_EPOCH = ("epoch",)
-_MATRIX = ("epoch", "split", "matrix")
+_MATRIX = (*PLACE_DIMS, "matrix")
 _LANCZOS = (*_MATRIX, "probe", "node")
 _ORDER = (*_MATRIX, "order")
 _BOTTOM = (*_MATRIX, "from_bottom")
 _MOMENT = (*_MATRIX, "degree")
+_PLACE = PLACE_DIMS
+_COMPONENT = (*_PLACE, "component")
+_BY_PAIR = (*_PLACE, "true_class", "cross_class")
+
+_SIZES = {
+    "dimension": Variable((), "number of parameters p", "1", "definition"),
+    "classes": Variable((), "number of classes C", "1", "definition"),
+}
+
+
+def _quadrature(prefix: str, dim: str, what: str) -> dict[str, Variable]:
+    dims = (*_PLACE, dim, "probe", "node")
+    source = "S, Lanczos quadrature"
+    return {
+        f"{prefix}ritz_value": Variable(dims, f"quadrature node: {what}", "nat", source),
+        f"{prefix}ritz_weight": Variable(
+            dims, f"quadrature weight, summing to 1 over nodes: {what}", "1", source
+        ),
+    }
+
 
 SCHEMA: dict[str, dict[str, Variable]] = {
     "training": {
@@ -112,7 +132,65 @@ SCHEMA: dict[str, dict[str, Variable]] = {
         "bulk_edge": Variable(
             _MATRIX, "largest eigenvalue that is no outlier", "nat", "S; spectra/outliers.py"
         ),
-        "dimension": Variable((), "number of parameters p", "1", "definition"),
-        "classes": Variable((), "number of classes C", "1", "definition"),
+        **_SIZES,
+    },
+    "hierarchy": {
+        "probability": Variable(
+            _BY_PAIR, "p_ck / N: share of an example of class c, given to class k", "1", "S"
+        ),
+        "eigenvalue": Variable(
+            (*_COMPONENT, "order"),
+            "eigenvalues of A1, A2 and B1, all that can be other than zero",
+            "nat",
+            "S; from the Gram matrix of the g_ck",
+        ),
+        "trace": Variable(_COMPONENT, "trace of the component", "nat", "docs/method.md"),
+        "trace_stderr": Variable(
+            _COMPONENT, "standard error of the trace, 0 where exact", "nat", "docs/method.md"
+        ),
+        "within_trace": Variable(
+            _BY_PAIR, "trace of (p_ck / N) Cov_ck, which sum to B2", "nat", "S; docs/method.md"
+        ),
+        "within_trace_stderr": Variable(
+            _BY_PAIR, "standard error of the same, 0 where exact", "nat", "docs/method.md"
+        ),
+        **_quadrature("", "component", "G and B2; B1 where its eigenvalues are not complete"),
+        **_quadrature("knockout_", "knockout", "G with components knocked out"),
+        **_quadrature("class_", "true_class", "B2_c, the part of B2 of one true class"),
+        "gram": Variable(
+            (*_PLACE, "pair", "pair_2"),
+            "inner products of the g_ck of the chosen classes",
+            "nat^2",
+            "S, t-SNE",
+        ),
+        "pair_true": Variable(
+            (*_PLACE, "pair"), "true class c of the pair, counted from 0", "1", "S"
+        ),
+        "pair_cross": Variable(
+            (*_PLACE, "pair"), "cross class k of the pair, counted from 0", "1", "S"
+        ),
+        "class_index": Variable(
+            (*_PLACE, "true_class"), "the class's number in its data set, from 0", "1", "data"
+        ),
+        "basis_kept": Variable(
+            _PLACE,
+            "Lanczos vectors orthogonalised against; fewer than the nodes where memory ended",
+            "1",
+            "docs/method.md",
+        ),
+        "embedding": Variable(
+            (*_PLACE, "point", "axis"),
+            "t-SNE of the centres g_c of the chosen classes, then of the pairs' g_ck",
+            "1",
+            "S, t-SNE",
+        ),
+        "embedding_divergence": Variable(
+            _PLACE, "Kullback-Leibler divergence that t-SNE ended at", "nat", "scikit-learn"
+        ),
+        "embedding_seed": Variable(_PLACE, "seed of the t-SNE", "1", "streams.py"),
+        "identity_error": Variable(
+            _PLACE, "||(A1 + A2 + B1 + B2 - G) V|| / ||G V||", "1", "docs/method.md"
+        ),
+        **_SIZES,
     },
 }

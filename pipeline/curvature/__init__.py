@@ -2,7 +2,13 @@
 
 from pipeline.public import lazily
 
-__all__ = ["gauss_newton", "hessian", "residual"]
+__all__ = ["component", "gauss_newton", "hessian", "residual"]
 __getattr__ = lazily(
-    __name__, {"hessian": "second_order", "residual": "second_order", "gauss_newton": "sandwich"}
+    __name__,
+    {
+        "component": "components",
+        "gauss_newton": "sandwich",
+        "hessian": "second_order",
+        "residual": "second_order",
+    },
 )

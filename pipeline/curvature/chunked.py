@@ -7,7 +7,7 @@ import torch
 
 from pipeline.curvature.base import LinearOperator
 from pipeline.curvature.memory import GIB
-from pipeline.curvature.parallel import sum_over_ranks
+from pipeline.curvature.parallel import ranks, sum_over_ranks
 from pipeline.curvature.problem import Chunk, Problem
 from pipeline.curvature.tangent import NotLinearisedError
 from pipeline.errors import AnatomyError
@@ -29,7 +29,12 @@ Keep = Callable[[Chunk, bool], Kept]  # the flag: with operations in place writt
 
 
 class ChunkSum(LinearOperator):
-    """A sum over chunks; ``kept`` of them are linearised, the others recomputed at each product."""
+    """A sum over chunks; ``kept`` of them are linearised, the others recomputed at each product.
+
+    ``meets`` says that ranks exchange something within a pass: one alone cannot try it again.
+    """
+
+    meets = False
 
     def __init__(
         self, problem: Problem, products: Sequence[Product], *, kept: int, positive: bool
@@ -50,10 +55,10 @@ class ChunkSum(LinearOperator):
             try:
                 return sum_over_ranks(self._of_own_share(V)).T
             except torch.OutOfMemoryError as error:
-                if self.vectors == 1:
+                if self.vectors == 1 or (self.meets and ranks()[1] > 1):
                     raise AnatomyError(
-                        f"out of memory on {self.device} in a product with one vector. Lower "
-                        "compute.chunk or compute.memory_gb"
+                        f"out of memory on {self.device} in a product with {self.vectors} at a "
+                        "time. Lower compute.chunk, compute.vectors or compute.memory_gb"
                     ) from error
                 self.vectors //= 2
                 say(f"out of memory: going on with compute.vectors {self.vectors}")
@@ -76,20 +81,16 @@ class ChunkSum(LinearOperator):
         return total
 
 
-def chunk_sum(
-    problem: Problem,
-    *,
-    keep: Keep,
-    recompute: Callable[[Chunk], Product],
-    positive: bool,
-) -> ChunkSum:
-    """Return the operator, with as many chunks kept as the problem's memory budget allows.
+def chunk_products(
+    problem: Problem, *, keep: Keep, recompute: Callable[[Chunk], Product]
+) -> tuple[list[Product], int]:
+    """Return each chunk's product, and how many are kept: as many as the memory budget allows.
 
     Where the device runs out of memory the chunk is halved; AnatomyError when it cannot be.
     """
     while True:
         try:
-            return _built(problem, keep, recompute, positive)
+            return _made(problem, keep, recompute)
         except torch.OutOfMemoryError as error:
             if problem.chunk == 1:
                 raise AnatomyError(
@@ -100,12 +101,9 @@ def chunk_sum(
             say(f"out of memory: going on with compute.chunk {problem.chunk}")
 
 
-def _built(
-    problem: Problem,
-    keep: Keep,
-    recompute: Callable[[Chunk], Product],
-    positive: bool,
-) -> ChunkSum:
+def _made(
+    problem: Problem, keep: Keep, recompute: Callable[[Chunk], Product]
+) -> tuple[list[Product], int]:
     products: list[Product] = []
     left, kept = problem.memory, 0
     per_example: float = problem.bytes_per_example
@@ -117,7 +115,7 @@ def _built(
         if piece:
             left, kept = left - piece.held, kept + 1
             per_example = piece.held / len(chunk)  # the guess gives way to the measurement
-    return ChunkSum(problem, products, kept=kept, positive=positive)
+    return products, kept
 
 
 def _checked(problem: Problem, chunk: Chunk, keep: Keep, again: Product) -> Kept | None:
@@ -130,7 +128,7 @@ def _checked(problem: Problem, chunk: Chunk, keep: Keep, again: Product) -> Kept
     v = torch.randn(1, len(theta), generator=generator, dtype=theta.dtype).to(theta.device)
     with torch.no_grad():
         expected = again(v)
-        allowed = torch.finfo(theta.dtype).eps ** 0.5 * expected.norm()
+        allowed = _rounding(theta) ** 0.5 * expected.norm()
         for pure in (False, True):
             try:
                 piece = keep(chunk, pure)
@@ -140,3 +138,9 @@ def _checked(problem: Problem, chunk: Chunk, keep: Keep, again: Product) -> Kept
                 return piece
     say("the network cannot be linearised once and for all: every product differentiates it anew")
     return None
+
+
+def _rounding(theta: torch.Tensor) -> float:
+    """Return the relative rounding of matrix products: TF32 has ten bits, where it is asked for."""
+    coarse = theta.is_cuda and torch.backends.cuda.matmul.allow_tf32
+    return 2.0**-10 if coarse else torch.finfo(theta.dtype).eps

@@ -1,5 +1,6 @@
 """The Gram matrix of G's factors: as large as examples times classes, with G's own eigenvalues."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Unpack
 
@@ -7,9 +8,10 @@ import torch
 from torch import nn
 from torch.func import vjp, vmap
 
-from pipeline.curvature.loss import zero_sum
-from pipeline.curvature.parallel import ranks
-from pipeline.curvature.problem import Data, Options, Problem
+from pipeline.curvature.loss import likeliest, zero_sum
+from pipeline.curvature.memory import pass_budget
+from pipeline.curvature.parallel import ranks, sum_over_ranks
+from pipeline.curvature.problem import Chunk, Data, Options, Problem
 from pipeline.errors import AnatomyError
 
 EXAMPLES = 50  # differentiated at once, each for all classes
@@ -49,22 +51,44 @@ def gauss_newton_factors(model: nn.Module, data: Data, **options: Unpack[Options
         )
     problem = Problem(model, data, **options)
     theta = problem.network.theta
+    shape = (problem.examples, problem.classes, len(theta))
+    rows = torch.empty(shape, dtype=theta.dtype, device=theta.device)
+    done = 0
+    for chunk, some in _rows(problem):
+        rows[done : done + len(chunk)] = some
+        done += len(chunk)
+    return Factors(rows.flatten(0, 1))
+
+
+def squared_norms(model: nn.Module, data: Data, **options: Unpack[Options]) -> torch.Tensor:
+    """Return sum_{i in c} (pi_ik / N) ||g_ik||^2 (C, C) in float64: trace(G), split by class pair.
+
+    One backward pass for each example and class.  Options as ``hessian``.
+    """
+    problem = Problem(model, data, **options)
+    C, theta = problem.classes, problem.network.theta
+    total = torch.zeros(C, C, dtype=torch.float64, device=theta.device)
+    for chunk, some in _rows(problem):
+        total += chunk.mask.T.double() @ some.square().sum(-1, dtype=torch.float64)
+    return sum_over_ranks(total)
+
+
+def _rows(problem: Problem) -> Iterator[tuple[Chunk, torch.Tensor]]:
+    """Yield a few examples and sqrt(pi_ik / N) g_ik (n, C, p) of theirs at a time."""
+    theta = problem.network.theta
     classes = torch.arange(problem.classes, device=theta.device)
 
     def one(x: torch.Tensor, cotangents: torch.Tensor) -> torch.Tensor:
         _, pull = vjp(lambda parameters: problem.network.logits(parameters, x[None])[0], theta)
         return vmap(lambda cotangent: pull(cotangent)[0])(cotangents)
 
-    shape = (problem.examples, problem.classes, len(theta))
-    rows = torch.empty(shape, dtype=theta.dtype, device=theta.device)
+    each = problem.classes * len(theta) * theta.dtype.itemsize
+    fit = max(1, min(EXAMPLES, pass_budget(theta.device) // each))
     with torch.no_grad():
-        done = 0
-        for chunk in problem.chunks(EXAMPLES):
+        for chunk in problem.chunks(fit):
             logits = problem.network.logits(theta, chunk.inputs)
             pi = chunk.relative(logits).softmax(-1)
             away = (classes[:, None] == classes).to(pi.dtype) - pi[:, None, :]  # e_k - pi_i
-            away = zero_sum(away, chunk.mask[:, None, :])
+            away = zero_sum(away, likeliest(pi)[:, None, :])
             scale = (pi / problem.examples).sqrt()
-            rows[done : done + len(chunk)] = vmap(one)(chunk.inputs, scale[:, :, None] * away)
-            done += len(chunk)
-    return Factors(rows.flatten(0, 1))
+            yield chunk, vmap(one)(chunk.inputs, scale[:, :, None] * away)

@@ -1,9 +1,10 @@
 """Softmax cross-entropy: what curvature needs of it, free of cancellation on fitted networks.
 
-At 1 - pi_y of 1e-7 the naive pi - y has lost every digit in float32.  Here no 1 - pi_y is formed:
-the true class's entry is minus the sum of the others.  Their relative error is the absolute error
-of the logits' differences, which float32 rounds at the logits' size, in the hundreds, say: the
-differences are therefore corrected by what float64 makes of them.
+At 1 - pi_k of 1e-7 the naive pi - y, or e_k - pi, has lost every digit in float32.  Here no
+1 - pi_k is formed: in rows that sum to zero, the entry of the true class (of pi - y) or of the
+likeliest class (of the kernel) is minus the sum of the others.  Their relative error is the
+absolute error of the logits' differences, which float32 rounds at the logits' size, in the
+hundreds, say: the differences are therefore corrected by what float64 makes of them.
 """
 
 import torch
@@ -26,19 +27,29 @@ def loss_residual(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return zero_sum(logits.softmax(-1), mask)
 
 
-def loss_hessian_product(
-    probabilities: torch.Tensor, mask: torch.Tensor, u: torch.Tensor
-) -> torch.Tensor:
-    """Return (diag(pi) - pi pi^T) u row by row, all (N, C).
+def likeliest(probabilities: torch.Tensor) -> torch.Tensor:
+    """Return the (N, C) mask of each example's most probable class."""
+    return label_mask(probabilities.argmax(-1), probabilities.shape[-1])
 
-    The kernel is blind to a constant added to a row, so that u_y may be taken from it first.
+
+def loss_hessian_product(
+    probabilities: torch.Tensor, anchor: torch.Tensor, u: torch.Tensor
+) -> torch.Tensor:
+    """Return (diag(pi) - pi pi^T) u row by row (..., N, C); ``anchor`` masks the likeliest classes.
+
+    The kernel is blind to a constant added to a row: the anchor's entry is taken from it first, so
+    that a network which is certain, rightly or wrongly, costs no digits.
     """
-    u = u - (u * mask).sum(-1, keepdim=True)
-    mean = (probabilities * u).sum(-1, keepdim=True)
-    return zero_sum(probabilities * (u - mean), mask)
+    return zero_sum(probabilities * centred(probabilities, anchor, u), anchor)
+
+
+def centred(probabilities: torch.Tensor, anchor: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+    """Return u - pi . u row by row (..., N, C)."""
+    u = u - (u * anchor).sum(-1, keepdim=True)
+    return u - (probabilities * u).sum(-1, keepdim=True)
 
 
 def zero_sum(rows: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return ``rows`` with the true class's entry set so that each row sums to zero."""
+    """Return ``rows`` with the masked entry of each set so that it sums to zero."""
     others = rows.masked_fill(mask, 0)
     return others - mask * others.sum(-1, keepdim=True)

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, TypedDict
 
 import torch
@@ -11,7 +12,7 @@ from torch.func import functional_call
 
 from pipeline.curvature.loss import label_mask, relative_logits
 from pipeline.curvature.memory import activation_bytes, budget, pass_budget
-from pipeline.curvature.parallel import own_share
+from pipeline.curvature.parallel import least_over_ranks, own_share
 from pipeline.errors import AnatomyError
 
 
@@ -133,8 +134,8 @@ class Problem:
         at_once = max(1, pass_budget(theta.device) // max(1, self.bytes_per_example))
         self.chunk = min(chunk, at_once)
         share = min(self.chunk, max(1, len(self.labels)))
-        self.vectors = max(1, min(vectors or VECTORS, at_once // share))
-        self.correction = self._correction()
+        fit = max(1, min(vectors or VECTORS, at_once // share))
+        self.vectors = least_over_ranks(fit, theta.device)  # all ranks meet as often
 
     @property
     def about(self) -> dict[str, Any]:
@@ -150,14 +151,26 @@ class Problem:
             mask = label_mask(self.labels[start:stop], self.classes)
             yield Chunk(self.inputs[start:stop], mask, self.correction[start:stop])
 
+    def of_class(self, true_class: int) -> "Problem":
+        """Return the same with the examples of one class alone; means are still over all N."""
+        own = copy.copy(self)
+        chosen = self.labels == true_class
+        own.inputs, own.labels = self.inputs[chosen], self.labels[chosen]
+        own.__dict__.pop("correction", None)
+        return own
+
     def halve_chunk(self) -> None:
         """Take half as many examples at once."""
         self.chunk //= 2
-        self.correction = self._correction()  # what is corrected depends on the chunk, to rounding
+        self.__dict__.pop("correction", None)
 
+    @cached_property
     @torch.no_grad()
-    def _correction(self) -> torch.Tensor:
-        """Return (z - z_y in float64) - (z - z_y as computed), zero where float64 cannot be had."""
+    def correction(self) -> torch.Tensor:
+        """(z - z_y in float64) - (z - z_y as computed), zero where float64 cannot be had.
+
+        It depends on which examples share a pass, to rounding.
+        """
         theta = self.network.theta
         zero = torch.zeros(len(self.labels), self.classes, dtype=theta.dtype, device=theta.device)
         if theta.dtype == torch.float64 or not len(zero):

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from torch.func import jvp, vjp
 
-from pipeline.curvature.chunked import ChunkSum, Kept, Product, chunk_sum
-from pipeline.curvature.loss import loss_hessian_product
-from pipeline.curvature.memory import activation_bytes
+from pipeline.curvature.chunked import ChunkSum, Kept, Product, chunk_products
+from pipeline.curvature.jacobian import kept_jacobian
+from pipeline.curvature.loss import likeliest, loss_hessian_product
 from pipeline.curvature.problem import Chunk, Data, Options, Problem
-from pipeline.curvature.tangent import linearised, several
+from pipeline.curvature.tangent import several
 
 
 def gauss_newton(model: nn.Module, data: Data, **options: Unpack[Options]) -> ChunkSum:
@@ -25,28 +25,22 @@ def gauss_newton(model: nn.Module, data: Data, **options: Unpack[Options]) -> Ch
         return _kept(problem, chunk, pure)
 
     def recompute(chunk: Chunk) -> Product:
-        return _recomputed(problem, chunk)
+        return partial(several, _recomputed(problem, chunk))
 
-    return chunk_sum(problem, keep=keep, recompute=recompute, positive=True)
+    products, kept = chunk_products(problem, keep=keep, recompute=recompute)
+    return ChunkSum(problem, products, kept=kept, positive=True)
 
 
 def _kept(problem: Problem, chunk: Chunk, pure: bool) -> Kept:
-    theta = problem.network.theta
+    J = kept_jacobian(problem, chunk, pure)
+    anchor = likeliest(J.probabilities)
 
-    def logits_of(parameters: torch.Tensor) -> torch.Tensor:
-        return problem.network.logits(parameters, chunk.inputs)
-
-    tangent = linearised(logits_of, theta, pure=pure, compiled=problem.compiled)
-    _, pull = vjp(logits_of, theta)
-    probabilities = chunk.relative(tangent.value).softmax(-1)
-
-    def product(v: torch.Tensor) -> torch.Tensor:
+    def product(rows: torch.Tensor) -> torch.Tensor:
         # v -> J v -> K J v -> J^T K J v
-        Ku = loss_hessian_product(probabilities, chunk.mask, tangent.push(v))
-        return pull(Ku / problem.examples)[0]
+        Ku = loss_hessian_product(J.probabilities, anchor, J.push(rows))
+        return J.pull(Ku / problem.examples)
 
-    saved = activation_bytes(problem.network.module, chunk.inputs)  # by autograd, for J^T
-    return Kept(partial(several, product), tangent.held + saved)
+    return Kept(product, J.held)
 
 
 def _recomputed(problem: Problem, chunk: Chunk) -> Product:
@@ -62,7 +56,8 @@ def _recomputed(problem: Problem, chunk: Chunk) -> Product:
             return logits, u.detach()
 
         logits, pull, u = vjp(both, theta, has_aux=True)
-        Ku = loss_hessian_product(chunk.relative(logits).softmax(-1), chunk.mask, u)
+        probabilities = chunk.relative(logits).softmax(-1)
+        Ku = loss_hessian_product(probabilities, likeliest(probabilities), u)
         return pull(Ku / problem.examples)[0]
 
-    return partial(several, product)
+    return product

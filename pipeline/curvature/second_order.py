@@ -14,7 +14,7 @@ from torch import nn
 from torch.func import jvp, vjp
 from torch.nn.modules.conv import _ConvNd
 
-from pipeline.curvature.chunked import ChunkSum, Kept, Product, chunk_sum
+from pipeline.curvature.chunked import ChunkSum, Kept, Product, chunk_products
 from pipeline.curvature.loss import loss_residual
 from pipeline.curvature.problem import Chunk, Data, Options, Problem
 from pipeline.curvature.tangent import linearised, several
@@ -55,7 +55,8 @@ def _tangent_of_gradient(problem: Problem, *, fixed_residual: bool) -> ChunkSum:
         gradient = _gradient_map(problem, chunk, fixed_residual)
         return partial(several, lambda v: jvp(gradient, (theta,), (v,))[1])
 
-    return chunk_sum(problem, keep=keep, recompute=recompute, positive=False)
+    products, kept = chunk_products(problem, keep=keep, recompute=recompute)
+    return ChunkSum(problem, products, kept=kept, positive=False)
 
 
 def _forward_is_better(problem: Problem, fixed_residual: bool) -> bool:

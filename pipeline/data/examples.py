@@ -1,5 +1,6 @@
 """The very examples that a network is trained on or dissected with: subset, fitted, normalised."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -60,7 +61,7 @@ def load_examples(
     images = source.read(indices)
     images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
     images = normalised(fitted(images, image_size, dataset.fit), dataset)
-    return Examples(images, torch.from_numpy(labels), source.class_names)
+    return Examples(images, torch.from_numpy(labels), distinct(source.class_names))
 
 
 def open_source(dataset: Dataset, split: str, *, data_root: str, download: bool) -> Source:
@@ -73,6 +74,11 @@ def open_source(dataset: Dataset, split: str, *, data_root: str, download: bool)
     labels = np.asarray(labels)
     names = tuple(str(c) for c in range(int(labels.max()) + 1))
     return in_memory(torch.as_tensor(images), labels, names)
+
+
+def distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names, with its number behind one that stood before: ImageNet has two cranes."""
+    return tuple(f"{name} ({i})" if name in names[:i] else name for i, name in enumerate(names))
 
 
 def balanced_subset(labels: np.ndarray, n_per_class: int, seed: int) -> np.ndarray:

@@ -24,10 +24,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
         epoch = checkpoint(cube, net, last=True)
         for column, split in enumerate(splits):
             panel = axes[row, column]
-            panel.set_title(
-                f"{net['dataset']}, {net['model']}, {style.NORM_NAMES[net['norm']]}: "
-                f"{style.SPLIT_NAMES[split]}"
-            )
+            panel.set_title(f"{style.network_name(net)}: {style.SPLIT_NAMES[split]}")
             plot_hessian(panel, cube.sel(net).sel(split=split), epoch, settings)
         axes[row, 0].set_ylabel("density (1/nat)")
     for panel in axes[-1]:

@@ -31,10 +31,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
         axes[row, 0].set_ylabel("density (1/decade)")
         for column, split in enumerate(splits):
             panel = axes[row, column]
-            panel.set_title(
-                f"{net['dataset']}, {net['model']}, {style.NORM_NAMES[net['norm']]}: "
-                f"{style.SPLIT_NAMES[split]}"
-            )
+            panel.set_title(f"{style.network_name(net)}: {style.SPLIT_NAMES[split]}")
             if epoch is None:
                 style.note(panel, "diverged")
                 continue

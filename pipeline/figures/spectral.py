@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 
 from pipeline.config import Figures
+from pipeline.cubes.assemble import padded
 from pipeline.spectra.smoothing import density, kernel_width
 
 NETWORK = ("dataset", "model", "norm")
@@ -30,10 +31,20 @@ class Curve:
 
 def reference(cube: xr.Dataset, *, all_seeds: bool = False) -> xr.Dataset:
     """Return the slice a figure shows: first recipe, most examples per class, first seed or all."""
-    sizes = cube.n_per_class.values
-    most = 0 if 0 in sizes else sizes.max()
-    cube = cube.isel(recipe=0).sel(n_per_class=most)
+    cube = cube.isel(recipe=0).sel(n_per_class=most(cube))
     return cube if all_seeds else cube.isel(seed=0)
+
+
+def most(cube: xr.Dataset) -> int:
+    """Return the largest n_per_class: 0, the full training set, if it is there."""
+    sizes = cube.n_per_class.values
+    return 0 if 0 in sizes else int(sizes.max())
+
+
+def in_order(cube: xr.Dataset | xr.DataArray) -> xr.Dataset | xr.DataArray:
+    """Return the cube by growing sample size, the full training set last."""
+    sizes = cube.n_per_class.values
+    return cube.isel(n_per_class=np.lexsort((sizes, sizes == 0)))
 
 
 def networks(cube: xr.Dataset, variable: str = "classes") -> list[dict[str, str]]:
@@ -88,7 +99,7 @@ def spectrum(matrix: xr.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
                 seeds.append(seed)
             if float(one.exact):
                 break
-    return _rows(values), np.nan_to_num(_rows(weights)), np.array(seeds)
+    return padded(values), np.nan_to_num(padded(weights)), np.array(seeds)
 
 
 def mean_and_error(heights: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -104,14 +115,6 @@ def mean_and_error(heights: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, 
     if len(heights) == 1:
         return mean, np.zeros_like(mean)
     return mean, heights.std(0, ddof=1) / np.sqrt(len(heights))
-
-
-def _rows(lists: list[np.ndarray]) -> np.ndarray:
-    """Return lists of different lengths as rows, NaN beyond their ends."""
-    rows = np.full((len(lists), max(map(len, lists), default=0)), np.nan)
-    for row, values in zip(rows, lists, strict=True):
-        row[: len(values)] = values
-    return rows
 
 
 def curve(matrix: xr.Dataset, settings: Figures) -> Curve:

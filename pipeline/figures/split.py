@@ -30,7 +30,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures, *, last: bool = True) 
         curves = []
         for column, matrix in enumerate(matrices):
             panel = axes[row, column]
-            name = f"{net['dataset']}, {net['model']}, {style.NORM_NAMES[net['norm']]}"
+            name = style.network_name(net)
             panel.set_title(f"{name}: {matrix}" if column == 0 else matrix)
             if epoch is None:
                 style.note(panel, "diverged")

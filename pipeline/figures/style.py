@@ -19,6 +19,13 @@ ROW_HEIGHT = 1.65
 PALETTE = sns.color_palette("colorblind")
 INK = "0.25"
 MATRIX_COLOURS = {"Hess": PALETTE[0], "G": PALETTE[1], "H": PALETTE[2]}
+COMPONENT_COLOURS = {
+    "G": PALETTE[1],
+    "A1": PALETTE[3],
+    "A2": PALETTE[5],
+    "B1": PALETTE[4],
+    "B2": PALETTE[9],
+}
 NORM_COLOURS = {"none": PALETTE[0], "batch": PALETTE[3]}
 SPLIT_NAMES = {"train": "training examples", "test": "test examples"}
 NORM_NAMES = {"none": "no normalisation", "batch": "BatchNorm"}
@@ -84,9 +91,19 @@ def note(axes: Axes, text: str, *, corner: str = "upper right") -> None:
     )
 
 
+def network_name(net: dict[str, str]) -> str:
+    """Return how a panel names a network: "digits, lenet5, BatchNorm"."""
+    return f"{net['dataset']}, {net['model']}, {NORM_NAMES[net['norm']]}"
+
+
 def count(number: int, thing: str) -> str:
     """Return "1 outlier", "9 outliers"."""
     return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def size_name(n_per_class: int) -> str:
+    """Return how an axis names a number of training examples per class."""
+    return str(n_per_class) if n_per_class else "full"
 
 
 def examples(n_per_class: int) -> str:

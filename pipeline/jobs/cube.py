@@ -1,14 +1,19 @@
 """The aggregation job: the only writer of a cube."""
 
+from functools import partial
 from pathlib import Path
 
-from pipeline.cubes.spectrum import spectrum_cube
+from pipeline.cubes.parts import part_cube
 from pipeline.cubes.store import attributes, write_cube
 from pipeline.cubes.training import training_cube
 from pipeline.provenance import provenance
 from pipeline.tasks import CubeJob
 
-CUBES = {"training": training_cube, "spectrum": spectrum_cube}
+CUBES = {
+    "training": training_cube,
+    "spectrum": partial(part_cube, "spectrum"),
+    "hierarchy": partial(part_cube, "hierarchy"),
+}
 
 
 def write_cube_of(name: str, job: CubeJob) -> None:

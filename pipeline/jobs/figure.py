@@ -6,14 +6,20 @@ import xarray as xr
 
 from pipeline.atomic import replacing
 from pipeline.figures import (
+    attribution,
     certificate,
+    class_pairs,
+    components,
     density,
+    dynamics,
+    knockout,
     log_density,
     overview,
     power_law,
     split,
     split_initial,
     style,
+    tail,
     training,
 )
 from pipeline.tasks import FigureJob
@@ -26,6 +32,12 @@ FIGURES = {
     "log_density": log_density.draw,
     "power_law": power_law.draw,
     "certificate": certificate.draw,
+    "attribution": attribution.draw,
+    "knockout": knockout.draw,
+    "components": components.draw,
+    "class_pairs": class_pairs.draw,
+    "dynamics": dynamics.draw,
+    "tail": tail.draw,
     "overview": overview.draw,
 }
 

@@ -1,11 +1,10 @@
 """The spectrum job: every checkpoint of a run, on every split, one part each."""
 
-import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 
 from pipeline.anatomy.spectrum import (
@@ -16,106 +15,40 @@ from pipeline.anatomy.spectrum import (
     gram_spectrum,
     matrix_spectrum,
 )
-from pipeline.api import OpenRun, open_run
-from pipeline.atomic import remove
-from pipeline.cubes.store import attributes, write_part
+from pipeline.api import OpenRun
 from pipeline.curvature.gram import factor_bytes, gauss_newton_factors
 from pipeline.curvature.memory import basis_budget
-from pipeline.curvature.parallel import from_first_rank, ranks, wait_for_all
-from pipeline.curvature.problem import Options
-from pipeline.curvature.recorded import Recorded
+from pipeline.curvature.parallel import least_over_ranks, ranks
 from pipeline.curvature.sandwich import gauss_newton
 from pipeline.curvature.second_order import hessian, residual
-from pipeline.device import device_name, prepare
-from pipeline.progress import progress, say
-from pipeline.provenance import provenance
-from pipeline.runs import Run, part_path, results_of
-from pipeline.scratch import scratch_folder
+from pipeline.jobs.parts import Record, options_of, write_parts
 from pipeline.tasks import SpectrumJob
 
 OPERATORS = {"Hess": hessian, "G": gauss_newton, "H": residual}
 
 
 def write_spectra(folder: Path, job: SpectrumJob) -> None:
-    """Write the spectrum parts of the run in ``folder``, moved to their places when all are done.
-
-    Finished parts, and the products of a long one, wait in scratch, named after the network's
-    checksum; a rerun finds them.  In a data-parallel job all ranks compute and the first writes.
-    """
-    run = Run.from_path(folder)
-    device = prepare(job.compute)
-    first = ranks()[0] == 0
-    targets = {
-        (epoch, split): part_path(results_of(folder), run, epoch, split, "spectrum")
-        for epoch in job.epochs
-        for split in job.spectrum.splits
-    }
-    scratch = scratch_folder(results_of(folder) / "curvature" / run.path, job, first_rank=first)
-    checksums = {epoch: open_run(folder, epoch).checksum[:16] for epoch in job.epochs}
-    staged = {
-        (epoch, split): scratch / f"epoch{epoch}-{split}-{checksums[epoch]}.zarr.zip"
-        for epoch, split in targets
-    }
-    waiting = from_first_rank([place for place in targets if not staged[place].exists()])
-    done = len(targets) - len(waiting)
-    label = f"{run.path} spectra"
-    for epoch, split in progress(waiting, total=len(targets), done=done, label=label):
-        opened = open_run(folder, epoch, device=device, dtype=getattr(torch, job.compute.dtype))
-        products = staged[epoch, split].with_suffix(".products")
-        part = _part(opened, split, job, products)
-        if first:
-            write_part(part, staged[epoch, split])
-            remove(products)
-        wait_for_all()
-    if first:
-        for place, target in targets.items():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(staged[place], target)
-        remove(scratch)
-    wait_for_all()
+    """Write the spectrum parts of the run in ``folder``."""
+    labels = {"matrix": list(job.spectrum.matrices)}
+    write_parts(folder, job, "spectrum", job.spectrum.splits, partial(_part, job), labels=labels)
 
 
-def _part(run: OpenRun, split: str, job: SpectrumJob, products: Path) -> xr.Dataset:
-    """Return the part of one checkpoint on one split; without spectra if the network diverged."""
-    attrs = attributes(
-        provenance(
-            settings=job.model_dump(mode="json"),
-            code=job.code,
-            device=device_name(run.device),
-            seeds={"run": run.spec.seed},
-            checkpoint=run.checksum,
-        )
-    )
-    matrices = np.array(job.spectrum.matrices, dtype=object)
-    classes = float(len(run.class_names))
-    empty = xr.Dataset({"classes": classes}, coords={"matrix": matrices}, attrs=attrs)
-    if run.diverged:
-        say(f"{run.spec.path}: diverged before epoch {run.epoch}, no spectrum")
-        return empty
-    try:
-        found = [_of_matrix(_spectrum(name, run, split, job, products)) for name in matrices]
-    except FloatingPointError as error:
-        say(f"{run.spec.path}, epoch {run.epoch}: taken as diverged, {error}")
-        return empty
-    part = xr.concat(found, dim=xr.Variable("matrix", matrices), join="outer")
-    part["dimension"] = float(sum(p.numel() for p in run.model.parameters()))
-    part["classes"] = classes
-    return part.assign_attrs(attrs)
+def _part(job: SpectrumJob, run: OpenRun, split: str, record: Record) -> xr.Dataset:
+    """Return the spectra of one network on one split."""
+    names = job.spectrum.matrices
+    found = [_of_matrix(_spectrum(name, run, split, job, record)) for name in names]
+    matrices = xr.Variable("matrix", np.array(names, dtype=object))
+    return xr.concat(found, dim=matrices, join="outer")
 
 
 def _spectrum(
-    matrix: str, run: OpenRun, split: str, job: SpectrumJob, products: Path
+    matrix: str, run: OpenRun, split: str, job: SpectrumJob, record: Record
 ) -> MatrixSpectrum:
     """Return one matrix's spectrum, whole where it is small, by Lanczos where it is not."""
     data, compute, settings = getattr(run, split), job.compute, job.spectrum
-    options: Options = {
-        "chunk": compute.chunk,
-        "memory_gb": compute.memory_gb,
-        "compiled": compute.compiled,
-        "vectors": compute.vectors,
-    }
+    options = options_of(job)
     operator = OPERATORS[matrix](run.model, data, **options)
-    room = basis_budget(compute.basis_gb, run.device)
+    room = least_over_ranks(basis_budget(compute.basis_gb, run.device), run.device)
     p, factors = operator.shape[0], len(data.labels) * len(run.class_names)
     alone = ranks()[1] == 1
     if matrix == "G" and alone and factors <= min(p, settings.exact):
@@ -125,8 +58,9 @@ def _spectrum(
             return gram_spectrum(operator, found, matrix, settings)
     if p <= settings.exact and dense_bytes(p) <= room:
         return dense_spectrum(operator, matrix, settings)
-    recorded = Recorded(operator, products / matrix)
-    return matrix_spectrum(recorded, matrix, settings, seed=run.spec.seed, basis_bytes=room)
+    return matrix_spectrum(
+        record(operator, matrix), matrix, settings, seed=run.spec.seed, basis_bytes=room
+    )
 
 
 def _of_matrix(spectrum: MatrixSpectrum) -> xr.Dataset:

@@ -1,0 +1,66 @@
+"""J and J^T of a chunk of examples, kept linearised or recomputed: what lies around a kernel."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch.func import jvp, vjp
+
+from pipeline.curvature.memory import activation_bytes
+from pipeline.curvature.problem import Chunk, Problem
+from pipeline.curvature.tangent import Map, linearised, several
+
+
+@dataclass(frozen=True)
+class Jacobian:
+    """The derivative of a chunk's logits (n, C) by the parameters.
+
+    ``push`` (k, p) -> (k, n, C) is J v for each row, ``pull`` (k, n, C) -> (k, p) its transpose;
+    ``probabilities`` (n, C) are the network's, ``held`` the bytes that stay taken.
+    """
+
+    push: Map
+    pull: Map
+    probabilities: torch.Tensor
+    held: int
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return J^T J v for each of ``rows``."""
+        return self.pull(self.push(rows))
+
+
+def kept_jacobian(problem: Problem, chunk: Chunk, pure: bool) -> Jacobian:
+    """Return J linearised once; ``pure`` as in ``linearised``."""
+    theta = problem.network.theta
+
+    def logits_of(parameters: torch.Tensor) -> torch.Tensor:
+        return problem.network.logits(parameters, chunk.inputs)
+
+    tangent = linearised(logits_of, theta, pure=pure, compiled=problem.compiled)
+    _, pull = vjp(logits_of, theta)
+    saved = activation_bytes(problem.network.module, chunk.inputs)  # by autograd, for J^T
+    return Jacobian(
+        push=partial(several, tangent.push),
+        pull=partial(several, lambda u: pull(u)[0]),
+        probabilities=chunk.relative(tangent.value).softmax(-1),
+        held=tangent.held + saved,
+    )
+
+
+def recomputed_jacobian(problem: Problem, chunk: Chunk) -> Jacobian:
+    """Return J whose products each evaluate the network anew."""
+    theta = problem.network.theta
+
+    def logits_of(parameters: torch.Tensor) -> torch.Tensor:
+        return problem.network.logits(parameters, chunk.inputs)
+
+    def push(v: torch.Tensor) -> torch.Tensor:
+        return jvp(logits_of, (theta,), (v,))[1]
+
+    def pull(rows: torch.Tensor) -> torch.Tensor:
+        back = vjp(logits_of, theta)[1]
+        return several(lambda u: back(u)[0], rows)
+
+    with torch.no_grad():
+        probabilities = chunk.relative(logits_of(theta)).softmax(-1)
+    return Jacobian(partial(several, push), pull, probabilities, held=0)

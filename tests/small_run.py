@@ -1,0 +1,22 @@
+"""A small run on digits that many tests train: its recipe, its job and its folder."""
+
+from pipeline.config import Compute, Dataset, FNet, Recipe
+from pipeline.tasks import TrainJob
+
+RECIPE = Recipe(lr=0.05, batch=16, epochs=30, checkpoints=(0, 3, 30))
+
+
+def job_of(recipe=RECIPE, **compute):
+    return TrainJob(
+        dataset=Dataset(source="digits").resolved(),
+        model=FNet(family="fnet", width=8, depth=1),
+        recipe=recipe,
+        data_root="nowhere",
+        download=False,
+        compute=Compute(device="cpu", **compute),
+        code="test",
+    )
+
+
+def folder_of(root, norm="batch", seed=0):
+    return root / "runs" / "digits" / "small" / norm / "sgd" / "n9" / f"seed{seed}"
