@@ -1,8 +1,10 @@
 """All eigenvalues of A1, A2 and B1 by several routes, in turn: a table in docs/hierarchy.md."""
 
+import copy
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +27,9 @@ HEAD = """# The levels of G: what their eigenvalues cost
 examples, C = {classes}, p = {p}, float32, two CPU threads, {rounds} rounds in turn; medians
 (range).
 
-* *Gram matrix*: this project's route, vectors g_ck batched over classes; C backward passes in all.
-* *class by class*: the same passes in a loop, a graph retained for C backward calls per class.
+* *Gram matrix*: this project's route, C retained backward passes over each class.
+* *class by class*: the same passes in a loop, a graph retained for C backward calls per class;
+  *accurate*: its probabilities from a forward in float64, as this project's always are.
 * *pair by pair*: C^2 backward passes over all the data, as S's authors' code makes them.
 * *products*: `top_eigenpairs` on the three operators, as where a Gram matrix of C^2 vectors does
   not fit: it needs one product at least for each of the C^2 eigenvalues.
@@ -42,18 +45,24 @@ C = 100), or C^2 p numbers eight times that quarter (with 24 GiB: p = 1.3e8 / (C
 
 
 def ours(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Values:
-    """The Gram matrix of batched class-pair vectors."""
+    """The Gram matrix of the class-pair vectors."""
     classes = model(x[:1]).shape[1]
     return _values(pair_gram(model, (x, y), all_pairs(range(classes)), room=ROOM))
 
 
-def class_by_class(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Values:
+def class_by_class(
+    model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, accurate: bool = False
+) -> Values:
     """One forward per class, retained for a backward call per cross class."""
+    double = copy.deepcopy(model).double() if accurate else None
     parameters = list(model.parameters())
     rows, shares = [], []
     for c in range(model(x[:1]).shape[1]):
         logits = model(x[y == c])
         pi = logits.detach().softmax(-1)
+        if double is not None:
+            with torch.no_grad():
+                pi = double(x[y == c].double()).softmax(-1).to(pi.dtype)
         shares.append(pi.sum(0) / len(y))
         for k in range(pi.shape[1]):
             away = torch.eye(pi.shape[1])[k] - pi
@@ -93,6 +102,7 @@ def products(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Values:
 ROUTES: dict[str, Route] = {
     "Gram matrix (ours)": ours,
     "class by class": class_by_class,
+    "class by class, accurate": partial(class_by_class, accurate=True),
     "pair by pair": pair_by_pair,
     "products": products,
 }

@@ -4,20 +4,18 @@ A pair costs one backward pass over the examples of its true class, so all C^2 p
 over the data.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Unpack
 
 import torch
 from torch import nn
-from torch.func import vjp
 
 from pipeline.curvature.gram import COLUMNS
-from pipeline.curvature.levels import Group, ratio
-from pipeline.curvature.loss import likeliest, zero_sum
-from pipeline.curvature.parallel import sum_over_ranks
-from pipeline.curvature.problem import Chunk, Data, Options, Problem
-from pipeline.curvature.tangent import several
+from pipeline.curvature.levels import ratio
+from pipeline.curvature.loss import label_mask, likeliest, relative_logits, zero_sum
+from pipeline.curvature.parallel import ranks, sum_over_ranks
+from pipeline.curvature.problem import Data, Options, Problem
 
 Pair = tuple[int, int]  # true class, cross class
 
@@ -49,13 +47,11 @@ def pair_gram(
     ``hessian``.  Source: S.
     """
     problem = Problem(model, data, **options)
-    p, dtype = len(problem.network.theta), problem.network.theta.dtype
-    width = max(1, min(p, room // max(1, len(pairs) * dtype.itemsize)))
-    mass = _mass(problem)
-    gram = torch.zeros(len(pairs), len(pairs), dtype=torch.float64, device=mass.device)
+    p, theta = len(problem.network.theta), problem.network.theta
+    width = max(1, min(p, room // max(1, len(pairs) * theta.dtype.itemsize)))
+    gram = torch.zeros(len(pairs), len(pairs), dtype=torch.float64, device=theta.device)
     for start in range(0, p, width):
-        columns = slice(start, min(p, start + width))
-        rows = sum_over_ranks(_vectors(problem, pairs, mass.to(dtype), columns))
+        rows, mass = _vectors(problem, pairs, slice(start, min(p, start + width)))
         # In float64: what is read from it are differences of nearly parallel vectors.
         for some in rows.split(COLUMNS, dim=1):
             gram += some.double() @ some.double().T
@@ -68,51 +64,52 @@ def all_pairs(classes: Sequence[int]) -> list[Pair]:
 
 
 def _vectors(
-    problem: Problem, pairs: Sequence[Pair], mass: torch.Tensor, columns: slice
-) -> torch.Tensor:
-    """Return some columns of this rank's part of the g_ck, a row per pair."""
-    theta = problem.network.theta
+    problem: Problem, pairs: Sequence[Pair], columns: slice
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return some columns of the g_ck, a row per pair, and p_ck (C, C) in float64."""
+    network, C = problem.network, problem.classes
+    theta = network.theta
     rows = torch.zeros(
         len(pairs), columns.stop - columns.start, dtype=theta.dtype, device=theta.device
     )
-    for true_class in sorted({c for c, _ in pairs}):
-        places = [i for i, (c, _) in enumerate(pairs) if c == true_class]
-        for chunk in problem.of_class(true_class).chunks():
-            for some in _batches(places, problem.vectors):
-                cross = [pairs[i][1] for i in some]
-                rows[some] += _pulled(problem, chunk, cross, mass[true_class])[:, columns]
-    return rows
+    mass = torch.zeros(C, C, dtype=torch.float64, device=theta.device)
+    for c in range(C):
+        places = [i for i, (true_class, _) in enumerate(pairs) if true_class == c]
+        cross = [pairs[i][1] for i in places]
+        one = problem.of_class(c)
+        for inputs in one.inputs.split(one.chunk):
+            if not len(inputs):
+                continue
+            with torch.enable_grad():
+                # PyTorch's plain autograd, which has less to do per call than torch.func's.
+                at = [piece.detach().requires_grad_() for piece in network.pieces(theta)]
+                logits = network.logits_of(at, inputs)
+            mask = label_mask(torch.full((len(inputs),), c, device=theta.device), C)
+            exact = problem.exact_relative(inputs, mask)
+            if exact is None:
+                exact = relative_logits(logits.detach(), mask)
+            pi = exact.softmax(-1).to(theta.dtype)
+            own = pi.sum(0, dtype=torch.float64)
+            mass[c] += own
+            # A running mean: sums of p_ck g_ck could fall below float32's range.
+            share = ratio(own, mass[c]).to(theta.dtype)
+            for i, u in zip(places, _cotangents(pi, own, cross), strict=True):
+                pulled = torch.autograd.grad(
+                    logits, at, u, retain_graph=True, materialize_grads=True
+                )
+                flat = torch.cat([piece.flatten() for piece in pulled])[columns]
+                rows[i] += share[pairs[i][1]] * (flat - rows[i])
+    every = sum_over_ranks(mass.clone())
+    if ranks()[1] > 1:
+        share = ratio(mass, every).to(theta.dtype)
+        rows *= torch.stack([share[pair] for pair in pairs])[:, None]
+        sum_over_ranks(rows)
+    return rows, every
 
 
-def _pulled(
-    problem: Problem, chunk: Chunk, cross: Sequence[int], mass: torch.Tensor
-) -> torch.Tensor:
-    """Return sum_i (pi_ik / p_ck) J_i^T (e_k - pi_i) over a chunk of one class, a row per k."""
-
-    def logits_of(parameters: torch.Tensor) -> torch.Tensor:
-        return problem.network.logits(parameters, chunk.inputs)
-
-    with torch.no_grad():
-        logits, pull = vjp(logits_of, problem.network.theta)
-        pi = chunk.relative(logits).softmax(-1)
-        k = torch.as_tensor(cross, device=pi.device)
-        share = ratio(pi[:, k], mass[k]).T  # (m, n)
-        unit = torch.eye(pi.shape[1], dtype=pi.dtype, device=pi.device)[k]
-        away = zero_sum(unit[:, None, :] - pi, likeliest(pi))  # e_k - pi_i, (m, n, C)
-        return several(lambda u: pull(u)[0], share[:, :, None] * away)
-
-
-def _mass(problem: Problem) -> torch.Tensor:
-    """Return p_ck (C, C) over all examples, in float64."""
-    theta = problem.network.theta
-    total = torch.zeros(problem.classes, problem.classes, dtype=torch.float64, device=theta.device)
-    with torch.no_grad():
-        for chunk in problem.chunks():
-            pi = chunk.relative(problem.network.logits(theta, chunk.inputs)).softmax(-1)
-            total += Group.of(pi, chunk.mask).sums(pi).double()
-    return sum_over_ranks(total)
-
-
-def _batches(places: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    for start in range(0, len(places), size):
-        yield places[start : start + size]
+def _cotangents(pi: torch.Tensor, own: torch.Tensor, cross: Sequence[int]) -> torch.Tensor:
+    """Return (pi_ik / sum_i pi_ik) (e_k - pi_i) for each k of ``cross``: (m, n, C)."""
+    k = torch.as_tensor(cross, dtype=torch.int64, device=pi.device)
+    share = ratio(pi[:, k], own[k].to(pi.dtype)).T
+    unit = torch.eye(pi.shape[1], dtype=pi.dtype, device=pi.device)[k]
+    return share[:, :, None] * zero_sum(unit[:, None, :] - pi, likeliest(pi))

@@ -53,12 +53,15 @@ class FlatNetwork:
     """A network in eval mode as a function of one flat parameter vector.
 
     It is a copy: the caller's network keeps its mode, its gradients and its running statistics.
-    ``theta`` (p,) is ordered as ``named_parameters()``, each row-major.
+    ``theta`` (p,) is ordered as ``named_parameters()``, each row-major; with ``only`` it is these
+    parameters, the others being constant.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, only: Sequence[str] | None = None) -> None:
         self.module = copy.deepcopy(model).eval().requires_grad_(False)
         parameters = dict(self.module.named_parameters())
+        if only is not None:
+            parameters = {name: parameters[name] for name in only}
         self._names = list(parameters)
         self._shapes = [parameter.shape for parameter in parameters.values()]
         self._sizes = [parameter.numel() for parameter in parameters.values()]
@@ -108,12 +111,13 @@ class Problem:
         model: nn.Module,
         data: Data,
         *,
+        only: Sequence[str] | None = None,
         chunk: int = 1000,
         memory_gb: float | None = None,
         compiled: bool = False,
         vectors: int | None = None,
     ) -> None:
-        self.network = FlatNetwork(model)
+        self.network = FlatNetwork(model, only)
         inputs, labels = data if isinstance(data, tuple) else (data.inputs, data.labels)
         theta = self.network.theta
         if len(inputs) != len(labels) or len(labels) == 0:
@@ -175,20 +179,30 @@ class Problem:
         zero = torch.zeros(len(self.labels), self.classes, dtype=theta.dtype, device=theta.device)
         if theta.dtype == torch.float64 or not len(zero):
             return zero
-        double = copy.deepcopy(self.network.module).double()
         found = []
         for start in range(0, len(self.labels), self.chunk):
             inputs = self.inputs[start : start + self.chunk]
             mask = label_mask(self.labels[start : start + self.chunk], self.classes)
-            try:
-                exact = relative_logits(double(inputs.double()), mask)
-            except RuntimeError as error:
-                if isinstance(error, torch.OutOfMemoryError):
-                    raise
-                return zero  # the network insists on a type of its own
+            exact = self.exact_relative(inputs, mask)
+            if exact is None:
+                return zero
             rounded = relative_logits(self.network.logits(theta, inputs), mask)
             found.append((exact - rounded.double()).to(theta.dtype))
         return torch.cat(found)
+
+    @cached_property
+    def _double(self) -> nn.Module:
+        return copy.deepcopy(self.network.module).double()
+
+    @torch.no_grad()
+    def exact_relative(self, inputs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor | None:
+        """Return z - z_y (n, C) in float64, None where the network insists on a type of its own."""
+        try:
+            return relative_logits(self._double(inputs.double()), mask)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            return None
 
     def _check_logits(self, example: torch.Tensor, labels: torch.Tensor) -> int:
         logits = self.network.logits(self.network.theta, example)
