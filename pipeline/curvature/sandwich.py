@@ -25,7 +25,7 @@ def gauss_newton(model: nn.Module, data: Data, **options: Unpack[Options]) -> Ch
         return _kept(problem, chunk, pure)
 
     def recompute(chunk: Chunk) -> Product:
-        return partial(several, _recomputed(problem, chunk))
+        return recomputed_gauss_newton(problem, chunk)
 
     products, kept = chunk_products(problem, keep=keep, recompute=recompute)
     return ChunkSum(problem, products, kept=kept, positive=True)
@@ -43,7 +43,8 @@ def _kept(problem: Problem, chunk: Chunk, pure: bool) -> Kept:
     return Kept(product, J.held)
 
 
-def _recomputed(problem: Problem, chunk: Chunk) -> Product:
+def recomputed_gauss_newton(problem: Problem, chunk: Chunk) -> Product:
+    """Return a chunk's product with G that evaluates the network anew."""
     theta = problem.network.theta
 
     def product(v: torch.Tensor) -> torch.Tensor:
@@ -60,4 +61,4 @@ def _recomputed(problem: Problem, chunk: Chunk) -> Product:
         Ku = loss_hessian_product(probabilities, likeliest(probabilities), u)
         return pull(Ku / problem.examples)[0]
 
-    return product
+    return partial(several, product)

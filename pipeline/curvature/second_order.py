@@ -27,7 +27,7 @@ def hessian(model: nn.Module, data: Data, **options: Unpack[Options]) -> ChunkSu
     ``options`` are ``Options``.  Source: S; docs/method.md.
     """
     problem = Problem(model, data, **options)
-    return _tangent_of_gradient(problem, fixed_residual=False)
+    return tangent_of_gradient(problem, fixed_residual=False)
 
 
 def residual(model: nn.Module, data: Data, **options: Unpack[Options]) -> ChunkSum:
@@ -36,10 +36,11 @@ def residual(model: nn.Module, data: Data, **options: Unpack[Options]) -> ChunkS
     Its diagonal is zero for piecewise-linear networks.
     """
     problem = Problem(model, data, **options)
-    return _tangent_of_gradient(problem, fixed_residual=True)
+    return tangent_of_gradient(problem, fixed_residual=True)
 
 
-def _tangent_of_gradient(problem: Problem, *, fixed_residual: bool) -> ChunkSum:
+def tangent_of_gradient(problem: Problem, *, fixed_residual: bool) -> ChunkSum:
+    """Return Hess, or H where the residual is fixed, of a problem."""
     theta = problem.network.theta
 
     def keep(chunk: Chunk, pure: bool) -> Kept:
