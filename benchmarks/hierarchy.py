@@ -18,7 +18,7 @@ from pipeline.curvature.class_pairs import PairGram, all_pairs, pair_gram
 from pipeline.spectra import top_eigenpairs
 
 DOCS = Path(__file__).parent.parent / "docs"
-ROOM = 2**32
+BLOCKS = (1, 8, 32)
 Values = dict[str, np.ndarray]
 Route = Callable[[nn.Module, torch.Tensor, torch.Tensor], Values]
 HEAD = """# The levels of G: what their eigenvalues cost
@@ -27,7 +27,8 @@ HEAD = """# The levels of G: what their eigenvalues cost
 examples, C = {classes}, p = {p}, float32, two CPU threads, {rounds} rounds in turn; medians
 (range).
 
-* *Gram matrix*: this project's route, C retained backward passes over each class.
+* *Gram matrix*: this project's route, C - 1 retained backward passes over each class (the last
+  vector of a class is minus the sum of its others).
 * *class by class*: the same passes in a loop, a graph retained for C backward calls per class;
   *accurate*: its probabilities from a forward in float64, as this project's always are.
 * *pair by pair*: C^2 backward passes over all the data, as S's authors' code makes them.
@@ -35,19 +36,28 @@ examples, C = {classes}, p = {p}, float32, two CPU threads, {rounds} rounds in t
   not fit: it needs one product at least for each of the C^2 eigenvalues.
 * *error*: of the eigenvalues, against the same in float64, over the largest of each component.
 
-The Gram matrix serves up to `hierarchy.classes` classes whatever p is, in blocks of parameters. Of
-more classes, products take over where 64 C^4 bytes exceed a quarter of all memory (with 24 GiB:
-C = 100), or C^2 p numbers eight times that quarter (with 24 GiB: p = 1.3e8 / (C / 10)^2).
-
 | route | time / ours | gradients | error |
 |---|---|---|---|
 """
+TAKE_OVER = """
+Where the C^2 vectors do not fit in memory at once, the passes are made over again for each block of
+parameters. Times in those of one block; one round; *take over*: the blocks that take as long as
+products. The workflow stops at 8 blocks (`anatomy/hierarchy.py`): B1's density then comes from a
+quadrature, which is cheaper than either. So it does where 64 C^4 bytes exceed a quarter of all
+memory: with 24 GiB at C = 100, or at C^2 p = 1.3e10. The pairs of up to `hierarchy.classes` classes
+are had whatever p is.
+
+| classes | 1 block | 8 blocks | 32 blocks | products | take over |
+|---|---|---|---|---|---|
+"""
 
 
-def ours(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Values:
-    """The Gram matrix of the class-pair vectors."""
-    classes = model(x[:1]).shape[1]
-    return _values(pair_gram(model, (x, y), all_pairs(range(classes)), room=ROOM))
+def ours(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, blocks: int = 1) -> Values:
+    """The Gram matrix of the class-pair vectors, in so many blocks of parameters."""
+    pairs = all_pairs(range(model(x[:1]).shape[1]))
+    numbers = len(pairs) * sum(parameter.numel() for parameter in model.parameters())
+    room = 4 * -(-numbers // blocks) + 4 * len(pairs)
+    return _values(pair_gram(model, (x, y), pairs, room=room))
 
 
 def class_by_class(
@@ -147,6 +157,23 @@ def _products(model: nn.Module, x: torch.Tensor, y: torch.Tensor, rounds: int) -
     return lines
 
 
+def _take_over(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> list[str]:
+    """Return the table of the Gram matrix in blocks beside products, for two numbers of classes."""
+    twice = copy.deepcopy(model)
+    head = list(twice.modules())[-1]
+    with torch.no_grad():
+        head.weight = nn.Parameter(head.weight.repeat(2, 1) + 0.01 * torch.randn(20, 84))
+        head.bias = nn.Parameter(head.bias.repeat(2))
+    lines = [TAKE_OVER.rstrip()]
+    for network, labels in ((model, y), (twice, y + 10 * (torch.arange(len(y)) % 2))):
+        routes: list[Route] = [*(partial(ours, blocks=count) for count in BLOCKS), products]
+        times = np.array([_seconds(partial(made, network, x, labels)) for made in routes])
+        cells = " | ".join(f"{ratio:.1f}" for ratio in times / times[0])
+        equal = times[-1] / times[-2] * BLOCKS[-1]
+        lines.append(f"| {network(x[:1]).shape[1]} | {cells} | {equal:.0f} |")
+    return lines
+
+
 def main(rounds: int, name: str = "LeNet5") -> None:
     """Run every route in turn, some rounds, and write the table."""
     torch.set_flush_denormal(True)
@@ -179,6 +206,7 @@ def main(rounds: int, name: str = "LeNet5") -> None:
             f"| {gradients:.1f} | {errors[route]:.1e} |"
         )
     lines += _products(model, x, y, rounds)
+    lines += _take_over(model, x, y)
     (DOCS / "hierarchy.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -22,7 +22,7 @@ from pipeline.streams import stream
 
 CHECKED = 2  # vectors that the identity is checked with
 GRAM_COPIES = 8  # matrices of the size of a Gram matrix that its solution takes, at most
-BLOCKS = 8  # of parameters, for which all pairs are made over again: more take longer than Lanczos
+BLOCKS = 8  # of parameters, for which all pairs are made over again: a quadrature costs as much
 
 Wrap = Callable[[LinearOperator, str], LinearOperator]  # by name: with a record on disk, say
 

@@ -1,7 +1,7 @@
 """The vectors g_{c,k} of pairs of a true and a cross class: their Gram matrix.
 
-A pair costs one backward pass over the examples of its true class, so all C^2 pairs cost C passes
-over the data.
+A pair costs one backward pass over the examples of its true class; one pair of a class is minus
+the sum of its others.  So all C^2 pairs cost C - 1 passes over the data.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from torch import nn
 from pipeline.curvature.gram import COLUMNS
 from pipeline.curvature.levels import ratio
 from pipeline.curvature.loss import label_mask, likeliest, relative_logits, zero_sum
-from pipeline.curvature.parallel import ranks, sum_over_ranks
+from pipeline.curvature.parallel import sum_over_ranks
 from pipeline.curvature.problem import Data, Options, Problem
 
 Pair = tuple[int, int]  # true class, cross class
@@ -48,13 +48,17 @@ def pair_gram(
     """
     problem = Problem(model, data, **options)
     p, theta = len(problem.network.theta), problem.network.theta
+    pi = _probabilities(problem)
+    mass = torch.zeros(problem.classes, problem.classes, dtype=torch.float64, device=theta.device)
+    mass = sum_over_ranks(mass.index_add(0, problem.labels, pi))
     width = max(1, min(p, room // max(1, len(pairs) * theta.dtype.itemsize)))
     gram = torch.zeros(len(pairs), len(pairs), dtype=torch.float64, device=theta.device)
     for start in range(0, p, width):
-        rows, mass = _vectors(problem, pairs, slice(start, min(p, start + width)))
+        rows = _vectors(problem, pi, mass, pairs, slice(start, min(p, start + width)))
         # In float64: what is read from it are differences of nearly parallel vectors.
         for some in rows.split(COLUMNS, dim=1):
-            gram += some.double() @ some.double().T
+            wide = some.double()
+            gram += wide @ wide.T
     return PairGram(tuple(pairs), gram.cpu(), (mass / problem.examples).cpu())
 
 
@@ -63,53 +67,71 @@ def all_pairs(classes: Sequence[int]) -> list[Pair]:
     return [(c, k) for c in classes for k in classes]
 
 
+@torch.no_grad()
+def _probabilities(problem: Problem) -> torch.Tensor:
+    """Return pi (N, C) of the own examples, in float64 and as float64 has them where it can."""
+    found = [torch.zeros(0, problem.classes, dtype=torch.float64, device=problem.labels.device)]
+    for inputs, labels in zip(
+        problem.inputs.split(problem.chunk), problem.labels.split(problem.chunk), strict=True
+    ):
+        mask = label_mask(labels, problem.classes)
+        exact = problem.exact_relative(inputs, mask)
+        if exact is None:
+            logits = problem.network.logits(problem.network.theta, inputs)
+            exact = relative_logits(logits, mask).double()
+        found.append(exact.softmax(-1))
+    return torch.cat(found)
+
+
 def _vectors(
-    problem: Problem, pairs: Sequence[Pair], columns: slice
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return some columns of the g_ck, a row per pair, and p_ck (C, C) in float64."""
-    network, C = problem.network, problem.classes
-    theta = network.theta
-    rows = torch.zeros(
-        len(pairs), columns.stop - columns.start, dtype=theta.dtype, device=theta.device
-    )
-    mass = torch.zeros(C, C, dtype=torch.float64, device=theta.device)
-    for c in range(C):
-        places = [i for i, (true_class, _) in enumerate(pairs) if true_class == c]
-        cross = [pairs[i][1] for i in places]
-        one = problem.of_class(c)
-        for inputs in one.inputs.split(one.chunk):
+    problem: Problem,
+    pi: torch.Tensor,
+    mass: torch.Tensor,
+    pairs: Sequence[Pair],
+    columns: slice,
+) -> torch.Tensor:
+    """Return some columns of the g_ck, a row per pair, from ``pi`` (N, C) and p_ck (C, C)."""
+    network, theta = problem.network, problem.network.theta
+    size = (len(pairs), columns.stop - columns.start)
+    rows = torch.zeros(size, dtype=theta.dtype, device=theta.device)
+    for c in range(problem.classes):
+        place_of = {k: i for i, (true_class, k) in enumerate(pairs) if true_class == c}
+        spared = _spared(list(place_of), mass[c])
+        cross = [k for k in place_of if k != spared]
+        chosen = problem.labels == c
+        for inputs, own in zip(
+            problem.inputs[chosen].split(problem.chunk),
+            pi[chosen].split(problem.chunk),
+            strict=True,
+        ):
             if not len(inputs):
                 continue
             with torch.enable_grad():
                 # PyTorch's plain autograd, which has less to do per call than torch.func's.
                 at = [piece.detach().requires_grad_() for piece in network.pieces(theta)]
                 logits = network.logits_of(at, inputs)
-            mask = label_mask(torch.full((len(inputs),), c, device=theta.device), C)
-            exact = problem.exact_relative(inputs, mask)
-            if exact is None:
-                exact = relative_logits(logits.detach(), mask)
-            pi = exact.softmax(-1).to(theta.dtype)
-            own = pi.sum(0, dtype=torch.float64)
-            mass[c] += own
-            # A running mean: sums of p_ck g_ck could fall below float32's range.
-            share = ratio(own, mass[c]).to(theta.dtype)
-            for i, u in zip(places, _cotangents(pi, own, cross), strict=True):
+            for k, u in zip(cross, _cotangents(own, mass[c], cross, theta.dtype), strict=True):
                 pulled = torch.autograd.grad(
                     logits, at, u, retain_graph=True, materialize_grads=True
                 )
-                flat = torch.cat([piece.flatten() for piece in pulled])[columns]
-                rows[i] += share[pairs[i][1]] * (flat - rows[i])
-    every = sum_over_ranks(mass.clone())
-    if ranks()[1] > 1:
-        share = ratio(mass, every).to(theta.dtype)
-        rows *= torch.stack([share[pair] for pair in pairs])[:, None]
-        sum_over_ranks(rows)
-    return rows, every
+                rows[place_of[k]] += torch.cat([piece.flatten() for piece in pulled])[columns]
+        if spared is not None:
+            weights = -ratio(mass[c, cross], mass[c, spared]).to(theta.dtype)
+            rows[place_of[spared]] = weights @ rows[[place_of[k] for k in cross]]
+    return sum_over_ranks(rows)
 
 
-def _cotangents(pi: torch.Tensor, own: torch.Tensor, cross: Sequence[int]) -> torch.Tensor:
-    """Return (pi_ik / sum_i pi_ik) (e_k - pi_i) for each k of ``cross``: (m, n, C)."""
+def _spared(cross: list[int], mass: torch.Tensor) -> int | None:
+    """Return the cross class of the largest p_ck where sum_k p_ck g_ck = 0 gives its vector."""
+    return int(mass.argmax()) if len(cross) == len(mass) else None
+
+
+def _cotangents(
+    pi: torch.Tensor, mass: torch.Tensor, cross: Sequence[int], dtype: torch.dtype
+) -> torch.Tensor:
+    """Return (pi_ik / p_ck) (e_k - pi_i) for each k of ``cross``: (m, n, C)."""
     k = torch.as_tensor(cross, dtype=torch.int64, device=pi.device)
-    share = ratio(pi[:, k], own[k].to(pi.dtype)).T
-    unit = torch.eye(pi.shape[1], dtype=pi.dtype, device=pi.device)[k]
+    share = ratio(pi[:, k], mass[k]).T.to(dtype)
+    pi = pi.to(dtype)
+    unit = torch.eye(pi.shape[1], dtype=dtype, device=pi.device)[k]
     return share[:, :, None] * zero_sum(unit[:, None, :] - pi, likeliest(pi))

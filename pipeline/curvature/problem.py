@@ -31,6 +31,9 @@ GUESS = 6
 # LeNet5 on a CPU, more on smaller networks.
 VECTORS = 8
 
+# Examples of a float64 forward on a CPU: with 1000, LeNet5's takes 1.7 times as long.
+IN_CACHE = 128
+
 Data = HasExamples | tuple[torch.Tensor, torch.Tensor]
 
 
@@ -197,8 +200,10 @@ class Problem:
     @torch.no_grad()
     def exact_relative(self, inputs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor | None:
         """Return z - z_y (n, C) in float64, None where the network insists on a type of its own."""
+        size = IN_CACHE if inputs.device.type == "cpu" else max(1, len(inputs))
         try:
-            return relative_logits(self._double(inputs.double()), mask)
+            logits = torch.cat([self._double(some.double()) for some in inputs.split(size)])
+            return relative_logits(logits, mask)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError:
