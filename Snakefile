@@ -13,8 +13,8 @@ sys.path[:0] = [ROOT, "."]
 from pipeline.catalogue import CUBES, FIGURES
 from pipeline.configfile import load_config
 from pipeline.errors import ConfigError
-from pipeline.runs import NAME, PATTERN, TRAINING_FILES, checkpoint_path, part_path, run_folder
-from pipeline.tasks import cube_job, figure_job, hierarchy_job, spectrum_job, splits_of, train_job
+from pipeline.runs import NAME, PATTERN, TRAINING_FILES, checkpoint_path, run_folder
+from pipeline.tasks import cube_job, figure_job, hierarchy_job, part_places, spectrum_job, train_job
 
 DEFAULT = f"{ROOT}/config.yaml"
 

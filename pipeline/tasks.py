@@ -3,6 +3,10 @@
 The rules keep it in their params as one JSON text, so that Snakemake reruns a job when it changes.
 """
 
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
 from pipeline.catalogue import FIGURES, LOADERS
 from pipeline.config import (
     Compute,
@@ -19,7 +23,7 @@ from pipeline.config import (
     Split,
 )
 from pipeline.fingerprint import fingerprint
-from pipeline.runs import Run
+from pipeline.runs import Run, part_path
 
 # Who gathers a cube.
 CUBE_MODULES = {
@@ -117,6 +121,22 @@ def hierarchy_job(config: Config, *, dataset: str, model: str, recipe: str) -> H
 def splits_of(config: Config, cube: str) -> tuple[Split, ...]:
     """Return the splits that the parts of a cube are made of; none for the training cube."""
     return getattr(config, cube).splits if cube in ("spectrum", "hierarchy") else ()
+
+
+def part_places(cube: str, job: CubeJob) -> list[tuple[dict[str, Any], Path]]:
+    """Return the parts that a cube is gathered from: the place of each in the cube, and its file.
+
+    A place is a run's words, an epoch and a split.
+    """
+    return [
+        (
+            asdict(run) | {"epoch": epoch, "split": split},
+            part_path(job.results, run, epoch, split, cube),
+        )
+        for run in job.runs()
+        for epoch in job.checkpoints[run.recipe]
+        for split in job.splits
+    ]
 
 
 def cube_job(config: Config, cube: str) -> CubeJob:

@@ -33,12 +33,8 @@ def cube_parts(wildcards):
     """Return every file that the cube is gathered from."""
     if wildcards.cube == "training":
         return [str(run_folder(RESULTS, run) / name) for run in RUNS for name in TRAINING_FILES]
-    return [
-        str(part_path(RESULTS, run, epoch, split, wildcards.cube))
-        for run in RUNS
-        for epoch in CONFIG.recipes[run.recipe].checkpoints
-        for split in splits_of(CONFIG, wildcards.cube)
-    ]
+    places = part_places(wildcards.cube, cube_job(CONFIG, wildcards.cube))
+    return [str(file) for _, file in places]
 
 
 def figure_cubes(wildcards):

@@ -1,5 +1,6 @@
 import json
 import warnings
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -48,13 +49,15 @@ def spectrum_part(value, nodes=4):
 
 def placed(epochs=(0, 5)):
     parts = [
-        Placed(run, {"epoch": epoch, "split": split}, spectrum_part(epoch + i, nodes=4 + i))
+        Placed(
+            asdict(run) | {"epoch": epoch, "split": split}, spectrum_part(epoch + i, nodes=4 + i)
+        )
         for i, run in enumerate(RUNS)
         for epoch in epochs
         for split in ("train", "test")
     ]
     # The last run diverged: its part of epoch 5 on test is empty.
-    parts[-1] = Placed(parts[-1].run, parts[-1].place, xr.Dataset())
+    parts[-1] = Placed(parts[-1].place, xr.Dataset())
     return parts
 
 

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import asdict
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -65,14 +66,14 @@ def spectrum_cube():
                 part["dimension"], part["classes"] = 1000.0, 10.0
                 part = part if run != DIVERGED or epoch == 0 else xr.Dataset()
                 place = {"epoch": epoch, "split": split}
-                parts.append(Placed(run, place, part))
+                parts.append(Placed(asdict(run) | place, part))
     return assemble("spectrum", RUNS, parts)
 
 
 def training_cube():
     rows = {key: ("epoch", np.linspace(1, 0.1, 10)) for key in SCHEMA["training"]}
     part = xr.Dataset(rows, coords={"epoch": np.arange(10)})
-    return assemble("training", RUNS, [Placed(run, {}, part) for run in RUNS])
+    return assemble("training", RUNS, [Placed(asdict(run), part) for run in RUNS])
 
 
 def hierarchy_cube():
@@ -112,7 +113,10 @@ def hierarchy_cube():
 
     places = [(run, {"epoch": epoch, "split": "train"}) for run in RUNS for epoch in (0, 9)]
     parts = [
-        Placed(run, at, part(at["epoch"]) if run != DIVERGED or not at["epoch"] else xr.Dataset())
+        Placed(
+            asdict(run) | at,
+            part(at["epoch"]) if run != DIVERGED or not at["epoch"] else xr.Dataset(),
+        )
         for run, at in places
     ]
     return assemble("hierarchy", RUNS, parts)
@@ -150,7 +154,7 @@ def test_each_figure_draws_something_in_every_panel(name):
 def test_figures_say_so_where_everything_diverged(name):
     empty = xr.Dataset({"classes": 10.0}, coords={"matrix": ["Hess", "G", "H"]})
     places = [{"epoch": epoch, "split": split} for epoch in (0, 9) for split in ("train", "test")]
-    parts = [Placed(run, at, empty) for run in RUNS for at in places]
+    parts = [Placed(asdict(run) | at, empty) for run in RUNS for at in places]
     cubes = {cube: assemble(cube, RUNS, parts) for cube in ("spectrum", "hierarchy")}
     with style.theme():
         drawn = figure.FIGURES[name](cubes, SETTINGS)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pipeline.cubes.schema import RUN_DIMS, SCHEMA, Variable
+from pipeline.cubes.schema import NAMED_DIMS, RUN_DIMS, SCHEMA, leading_dims
 from pipeline.runs import Run
 
 # Counted from 0 and padded, not labelled.
@@ -26,9 +26,8 @@ class Gathered:
 
 @dataclass(frozen=True)
 class Placed:
-    """A part and its place: the run and, for what has them, epoch and split."""
+    """A part and its place: a run's words and, for what has them, epoch and split."""
 
-    run: Run
     place: dict[str, Any]
     data: xr.Dataset
 
@@ -39,19 +38,19 @@ def assemble(name: str, runs: Sequence[Run], parts: Iterable[Placed]) -> xr.Data
     A part without a variable (of a diverged run) leaves it NaN.
     """
     parts = list(parts)
-    coords = _run_coords(runs)
+    leading = leading_dims(name)
+    coords = {dim: labels for dim, labels in _run_coords(runs).items() if dim in leading}
     for dim in _further_dims(name):
         values = [_labels(part, dim) for part in parts]
         coords[dim] = _union(dim, values)
     variables = {
-        key: _filled(key, variable, coords, parts) for key, variable in SCHEMA[name].items()
+        key: _filled(key, (*leading, *variable.dims), coords, parts)
+        for key, variable in SCHEMA[name].items()
     }
     cube = xr.Dataset(variables, coords={dim: _coordinate(dim, v) for dim, v in coords.items()})
     for key, variable in SCHEMA[name].items():
         # One chunk for each combination of names: one that is absent is never written.
-        chunks = [
-            1 if dim in RUN_DIMS[:4] else max(1, size) for dim, size in cube[key].sizes.items()
-        ]
+        chunks = [1 if dim in NAMED_DIMS else max(1, size) for dim, size in cube[key].sizes.items()]
         cube[key].encoding = {"chunks": tuple(chunks)}
         cube[key].attrs = {
             "long_name": variable.long_name,
@@ -101,23 +100,15 @@ def _coordinate(dim: str, values: list[Any]) -> tuple[str, np.ndarray]:
 
 
 def _filled(
-    key: str, variable: Variable, coords: dict[str, list[Any]], parts: list[Placed]
+    key: str, dims: tuple[str, ...], coords: dict[str, list[Any]], parts: list[Placed]
 ) -> tuple[tuple[str, ...], np.ndarray]:
-    dims = (*RUN_DIMS, *variable.dims)
     array = np.full([len(coords[dim]) for dim in dims], np.nan)
     at = {dim: {value: i for i, value in enumerate(coords[dim])} for dim in dims}
     for part in parts:
         if key not in part.data:
             continue
-        values = part.data[key]
-        index: list[Any] = [at[dim][getattr(part.run, dim)] for dim in RUN_DIMS]
-        for dim in variable.dims:
-            if dim in part.place:
-                index.append(at[dim][part.place[dim]])
-            else:
-                index.append([at[dim][label] for label in _labels(part, dim)])
-        inner = [dim for dim in variable.dims if dim not in part.place]
-        positions = [i if isinstance(i, list) else [i] for i in index]
+        positions = [[at[dim][label] for label in _labels(part, dim)] for dim in dims]
+        inner = [dim for dim in dims if dim not in part.place]
         shape = [len(p) for p in positions]
-        array[np.ix_(*positions)] = values.transpose(*inner).values.reshape(shape)
+        array[np.ix_(*positions)] = part.data[key].transpose(*inner).values.reshape(shape)
     return dims, array

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 
 RUN_DIMS = ("dataset", "model", "norm", "recipe", "n_per_class", "seed")
+NAMED_DIMS = RUN_DIMS[:4]
 PLACE_DIMS = ("epoch", "split")  # where a part stands within its run
 
 
 @dataclass(frozen=True)
 class Variable:
-    """A variable of a cube; ``dims`` come after the run's own."""
+    """A variable of a cube; ``dims`` come after the cube's leading ones."""
 
     dims: tuple[str, ...]
     long_name: str
@@ -194,3 +195,8 @@ SCHEMA: dict[str, dict[str, Variable]] = {
         **_SIZES,
     },
 }
+
+
+def leading_dims(cube: str) -> tuple[str, ...]:
+    """Return the dimensions that all variables of a cube begin with: a run's, in most."""
+    return RUN_DIMS

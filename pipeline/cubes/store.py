@@ -4,6 +4,7 @@ import json
 import tempfile
 import warnings
 import zipfile
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,20 @@ def write_part(part: xr.Dataset, path: Path) -> None:
                     archive.writestr(entry, file.read_bytes())
 
 
-def read_part(path: Path) -> xr.Dataset:
-    """Return a part, in memory.  Raises ArtifactError, by name, where it is missing or corrupt."""
+def read_part(path: Path, names: Container[str] | None = None) -> xr.Dataset:
+    """Return a part, or its variables among ``names``, in memory.
+
+    Raises ArtifactError, by name, where it is missing or corrupt.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
         if broken:
             raise zipfile.BadZipFile(f"{broken} fails its checksum")
         with zarr.storage.ZipStore(path, mode="r") as store:
-            return xr.open_zarr(store, consolidated=True).load()
+            part = xr.open_zarr(store, consolidated=True)
+            kept = part if names is None else part[[key for key in part if key in names]]
+            return kept.load()
     except FileNotFoundError as error:
         raise ArtifactError(f"part {path} is missing. Run snakemake, which makes it") from error
     except (zipfile.BadZipFile, EOFError, ValueError) as error:

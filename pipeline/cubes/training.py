@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ def training_cube(job: CubeJob) -> Gathered:
     files = [folder / name for folder in folders for name in TRAINING_FILES]
     devices = {_device(folder / "run.json") for folder in folders}
     histories = [_history(folder / "history.csv") for folder in folders]
-    parts = [Placed(run, {}, part) for run, part in zip(runs, histories, strict=True)]
+    parts = [Placed(asdict(run), part) for run, part in zip(runs, histories, strict=True)]
     cube = assemble("training", runs, parts)
     # A diverged run has no rows beyond its last; it stays diverged.
     cube["diverged"] = cube.diverged.where((cube.diverged == 1).cumsum("epoch") == 0, 1.0)
