@@ -30,6 +30,7 @@ bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps hessian-eigenthings==1.0.0a5
 	PYTHONPATH=. $(BIN)/python benchmarks/run.py $(or $(ROUNDS),3)
 	PYTHONPATH=. $(BIN)/python benchmarks/hierarchy.py $(or $(ROUNDS),3)
+	PYTHONPATH=. $(BIN)/python benchmarks/layers.py $(or $(ROUNDS),3)
 
 lint: $(READY)
 	$(BIN)/ruff check .

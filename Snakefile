@@ -13,8 +13,27 @@ sys.path[:0] = [ROOT, "."]
 from pipeline.catalogue import CUBES, FIGURES
 from pipeline.configfile import load_config
 from pipeline.errors import ConfigError
-from pipeline.runs import NAME, PATTERN, TRAINING_FILES, checkpoint_path, run_folder
-from pipeline.tasks import cube_job, figure_job, hierarchy_job, part_places, spectrum_job, train_job
+from pipeline.runs import (
+    NAME,
+    PATTERN,
+    TRAINING_FILES,
+    checkpoint_path,
+    overlap_path,
+    run_folder,
+    theory_path,
+)
+from pipeline.tasks import (
+    cube_job,
+    figure_job,
+    hierarchy_job,
+    layers_job,
+    layers_parts,
+    overlap_job,
+    part_places,
+    spectrum_job,
+    theory_job,
+    train_job,
+)
 
 DEFAULT = f"{ROOT}/config.yaml"
 
@@ -49,6 +68,9 @@ include: "rules/common.smk"
 include: "rules/train.smk"
 include: "rules/spectrum.smk"
 include: "rules/hierarchy.smk"
+include: "rules/layers.smk"
+include: "rules/overlap.smk"
+include: "rules/theory.smk"
 include: "rules/cubes.smk"
 include: "rules/figures.smk"
 
@@ -58,7 +80,7 @@ rule all:
     input:
         figures=expand(
             f"{RESULTS}/figures/{{figure}}.{{suffix}}",
-            figure=CONFIG.figures.names,
+            figure=CONFIG.figure_names(),
             suffix=["svg", "png"],
         ),
-        cubes=expand(f"{RESULTS}/cubes/{{cube}}.manifest.json", cube=CUBES),
+        cubes=expand(f"{RESULTS}/cubes/{{cube}}.manifest.json", cube=CONFIG.cubes),

@@ -85,6 +85,16 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "dynamics": ("hierarchy", "spectrum"),
     "tail": ("spectrum",),
     "overview": ("spectrum",),
+    "overlap": ("overlap",),
+    "weights": ("overlap",),
+    "reshaped": ("layers",),
+    "eigenvectors": ("layers",),
+    "correspondence": ("layers",),
+    "kronecker": ("layers",),
+    "full_kronecker": ("layers",),
+    "autocorrelation": ("layers",),
+    "output_hessian": ("layers",),
+    "theory": ("theory",),
 }
 # The matrices without which a figure has nothing to show.
 SHOWN_MATRICES = {
@@ -94,4 +104,4 @@ SHOWN_MATRICES = {
     "attribution": ("G",),
     "tail": ("G", "H"),
 }
-CUBES = ("training", "spectrum", "hierarchy")
+CUBES = ("training", "spectrum", "hierarchy", "layers", "overlap", "theory")

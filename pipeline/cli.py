@@ -13,7 +13,16 @@ from pipeline.configfile import read_config
 from pipeline.cubes.reference import cube_reference
 from pipeline.errors import AnatomyError
 from pipeline.progress import say
-from pipeline.tasks import CubeJob, FigureJob, HierarchyJob, SpectrumJob, TrainJob
+from pipeline.tasks import (
+    CubeJob,
+    FigureJob,
+    HierarchyJob,
+    LayersJob,
+    OverlapJob,
+    SpectrumJob,
+    TheoryJob,
+    TrainJob,
+)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -67,6 +76,30 @@ def hierarchy(folder: RunFolder, job: JobText) -> None:
     from pipeline.jobs.hierarchy import write_hierarchies
 
     write_hierarchies(folder, HierarchyJob.model_validate_json(job))
+
+
+@app.command()
+def layers(folder: RunFolder, job: JobText) -> None:
+    """Dissect the layers of a run's checkpoints."""
+    from pipeline.jobs.layers import write_layers
+
+    write_layers(folder, LayersJob.model_validate_json(job))
+
+
+@app.command()
+def overlap(job: JobText) -> None:
+    """Compare the layers' eigenspaces between the runs of a network."""
+    from pipeline.jobs.overlap import write_overlaps
+
+    write_overlaps(OverlapJob.model_validate_json(job))
+
+
+@app.command()
+def theory(job: JobText) -> None:
+    """Hold random two-layer networks to their theory."""
+    from pipeline.jobs.theory import write_theory
+
+    write_theory(TheoryJob.model_validate_json(job))
 
 
 @app.command()

@@ -8,8 +8,8 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import distributed
 
-from pipeline.config import Compute
 from pipeline.errors import AnatomyError
+from pipeline.stages import Compute
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 

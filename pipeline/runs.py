@@ -60,6 +60,16 @@ def checkpoint_path(folder: str | Path, epoch: int) -> Path:
     return Path(folder) / "checkpoints" / f"epoch{epoch}.safetensors"
 
 
+def overlap_path(results: str | Path, dataset: str, model: str, norm: str) -> Path:
+    """Return the part of the overlap cube for all runs of a network on a data set."""
+    return Path(results) / "curvature" / dataset / model / norm / "overlap.zarr.zip"
+
+
+def theory_path(results: str | Path) -> Path:
+    """Return the part of the theory cube."""
+    return Path(results) / "theory" / "theory.zarr.zip"
+
+
 def part_path(results: str | Path, run: Run, epoch: int, split: str, cube: str) -> Path:
     """Return the curvature part of a cube for one checkpoint on one split."""
     return Path(results) / "curvature" / run.path / f"epoch{epoch}" / split / f"{cube}.zarr.zip"

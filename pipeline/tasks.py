@@ -8,28 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.catalogue import FIGURES, LOADERS
-from pipeline.config import (
-    Compute,
-    Config,
-    Dataset,
-    Epoch,
-    Figures,
-    Grid,
-    Hierarchy,
-    Model,
-    Recipe,
-    Settings,
-    Spectrum,
-    Split,
-)
+from pipeline.config import Config, Dataset, Grid, Model, Recipe
 from pipeline.fingerprint import fingerprint
-from pipeline.runs import Run, part_path
+from pipeline.runs import Run, overlap_path, part_path, theory_path
+from pipeline.settings import Epoch, Settings, Split
+from pipeline.stages import Compute, Figures, Hierarchy, Layers, Overlap, Spectrum, Theory
 
 # Who gathers a cube.
 CUBE_MODULES = {
     "training": "pipeline.cubes.training",
     "spectrum": "pipeline.cubes.parts",
     "hierarchy": "pipeline.cubes.parts",
+    "layers": "pipeline.cubes.parts",
+    "overlap": "pipeline.cubes.parts",
+    "theory": "pipeline.cubes.parts",
 }
 
 
@@ -59,6 +51,47 @@ class HierarchyJob(Settings):
 
     epochs: tuple[Epoch, ...]
     hierarchy: Hierarchy
+    compute: Compute
+    code: str
+
+
+class LayersJob(Settings):
+    """What one layers job is told."""
+
+    epochs: tuple[Epoch, ...]
+    layers: Layers
+    compute: Compute
+    code: str
+
+
+class OverlapJob(Settings):
+    """What the overlaps of one network's runs on a data set are told.
+
+    ``seeds`` are those of each recipe and n_per_class, ``checkpoints`` the epochs of each recipe.
+    """
+
+    results: str
+    dataset: str
+    model: str
+    norm: str
+    seeds: tuple[tuple[str, int, tuple[int, ...]], ...]
+    checkpoints: dict[str, tuple[Epoch, ...]]
+    splits: tuple[Split, ...]
+    overlap: Overlap
+    compute: Compute
+    code: str
+
+    def runs(self) -> list[Run]:
+        """Return the runs to compare."""
+        network = (self.dataset, self.model, self.norm)
+        return [Run(*network, recipe, n, seed) for recipe, n, some in self.seeds for seed in some]
+
+
+class TheoryJob(Settings):
+    """What the random two-layer networks are told."""
+
+    results: str
+    theory: Theory
     compute: Compute
     code: str
 
@@ -101,7 +134,7 @@ def train_job(config: Config, *, dataset: str, model: str, recipe: str) -> Train
 def spectrum_job(config: Config, *, dataset: str, model: str, recipe: str) -> SpectrumJob:
     """Return what the spectra of a run depend on, besides the trained run."""
     return SpectrumJob(
-        epochs=tuple(sorted(config.recipes[recipe].checkpoints)),
+        epochs=config.checkpoints(recipe, "spectrum"),
         spectrum=config.spectrum,
         compute=config.compute,
         code=fingerprint("pipeline.jobs.spectrum", *_named_modules(config, dataset, model)),
@@ -111,23 +144,82 @@ def spectrum_job(config: Config, *, dataset: str, model: str, recipe: str) -> Sp
 def hierarchy_job(config: Config, *, dataset: str, model: str, recipe: str) -> HierarchyJob:
     """Return what the hierarchy of a run depends on, besides the trained run."""
     return HierarchyJob(
-        epochs=tuple(sorted(config.recipes[recipe].checkpoints)),
+        epochs=config.checkpoints(recipe, "hierarchy"),
         hierarchy=config.hierarchy,
         compute=config.compute,
         code=fingerprint("pipeline.jobs.hierarchy", *_named_modules(config, dataset, model)),
     )
 
 
+def layers_job(config: Config, *, dataset: str, model: str, recipe: str) -> LayersJob:
+    """Return what the layers of a run depend on, besides the trained run."""
+    return LayersJob(
+        epochs=config.checkpoints(recipe, "layers"),
+        layers=config.layers,
+        compute=config.compute,
+        code=fingerprint("pipeline.jobs.layers", *_named_modules(config, dataset, model)),
+    )
+
+
+def overlap_job(config: Config, *, dataset: str, model: str, norm: str) -> OverlapJob:
+    """Return what the overlaps of a network's runs depend on, besides their layers."""
+    seeds: dict[tuple[str, int], list[int]] = {}
+    for run in config.runs():
+        if (run.dataset, run.model, run.norm) == (dataset, model, norm):
+            seeds.setdefault((run.recipe, run.n_per_class), []).append(run.seed)
+    recipes = {recipe for recipe, _ in seeds}
+    return OverlapJob(
+        results=config.results,
+        dataset=dataset,
+        model=model,
+        norm=norm,
+        seeds=tuple((recipe, n, tuple(sorted(some))) for (recipe, n), some in seeds.items()),
+        checkpoints={name: config.checkpoints(name, "layers") for name in sorted(recipes)},
+        splits=config.layers.splits,
+        overlap=config.overlap,
+        compute=config.compute,
+        code=fingerprint("pipeline.jobs.overlap"),
+    )
+
+
+def theory_job(config: Config) -> TheoryJob:
+    """Return what the random two-layer networks depend on."""
+    return TheoryJob(
+        results=config.results,
+        theory=config.theory,
+        compute=config.compute,
+        code=fingerprint("pipeline.jobs.theory"),
+    )
+
+
 def splits_of(config: Config, cube: str) -> tuple[Split, ...]:
-    """Return the splits that the parts of a cube are made of; none for the training cube."""
-    return getattr(config, cube).splits if cube in ("spectrum", "hierarchy") else ()
+    """Return the splits that the parts of a cube are made of, none where they have none."""
+    return getattr(config, cube).splits if cube in ("spectrum", "hierarchy", "layers") else ()
+
+
+def layers_parts(job: OverlapJob) -> list[tuple[Run, tuple[int, str], Path]]:
+    """Return the layers parts that a job compares: run, (epoch, split), file."""
+    return [
+        (run, (epoch, split), part_path(job.results, run, epoch, split, "layers"))
+        for run in job.runs()
+        for epoch in job.checkpoints[run.recipe]
+        for split in job.splits
+    ]
 
 
 def part_places(cube: str, job: CubeJob) -> list[tuple[dict[str, Any], Path]]:
     """Return the parts that a cube is gathered from: the place of each in the cube, and its file.
 
-    A place is a run's words, an epoch and a split.
+    A place is a run's words, an epoch and a split; of overlaps, a data set, a network and a norm.
     """
+    if cube == "theory":
+        return [({}, theory_path(job.results))]
+    if cube == "overlap":
+        networks = {(run.dataset, run.model, run.norm): None for run in job.runs()}
+        return [
+            ({"dataset": d, "model": m, "norm": n}, overlap_path(job.results, d, m, n))
+            for d, m, n in networks
+        ]
     return [
         (
             asdict(run) | {"epoch": epoch, "split": split},
@@ -141,11 +233,12 @@ def part_places(cube: str, job: CubeJob) -> list[tuple[dict[str, Any], Path]]:
 
 def cube_job(config: Config, cube: str) -> CubeJob:
     """Return what a cube depends on, besides its parts."""
-    used = sorted({recipe for block in config.grid for recipe in block.recipes})
+    grid = () if cube == "theory" else config.grid  # which no trained network has a part in
+    used = sorted({recipe for block in grid for recipe in block.recipes})
     return CubeJob(
         results=config.results,
-        grid=config.grid,
-        checkpoints={name: tuple(sorted(config.recipes[name].checkpoints)) for name in used},
+        grid=grid,
+        checkpoints={name: config.checkpoints(name, cube) for name in used},
         splits=splits_of(config, cube),
         code=fingerprint(CUBE_MODULES[cube]),
     )

@@ -21,6 +21,33 @@ def hierarchy_params(wildcards):
     ).model_dump_json()
 
 
+def layers_params(wildcards):
+    return layers_job(
+        CONFIG, dataset=wildcards.dataset, model=wildcards.model, recipe=wildcards.recipe
+    ).model_dump_json()
+
+
+def overlap_of(wildcards):
+    return overlap_job(
+        CONFIG, dataset=wildcards.dataset, model=wildcards.model, norm=wildcards.norm
+    )
+
+
+def overlap_params(wildcards):
+    return overlap_of(wildcards).model_dump_json()
+
+
+def overlap_parts(wildcards):
+    """Return the parts whose eigenspaces are compared."""
+    return [str(file) for _, _, file in layers_parts(overlap_of(wildcards))]
+
+
+def overlap_checkpoints(wildcards):
+    """Return the networks whose weights are compared."""
+    places = layers_parts(overlap_of(wildcards))
+    return [str(checkpoint_path(run_folder(RESULTS, run), at[0])) for run, at, _ in places]
+
+
 def cube_params(wildcards):
     return cube_job(CONFIG, wildcards.cube).model_dump_json()
 

@@ -1,4 +1,4 @@
-for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists().items()):
+for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists("hierarchy").items()):
 
     rule:
         name:

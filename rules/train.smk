@@ -1,5 +1,5 @@
 # One rule for each list of checkpoints: a rule's outputs cannot depend on a wildcard's value.
-for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists().items()):
+for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists("training").items()):
 
     rule:
         name:

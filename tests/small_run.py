@@ -1,6 +1,7 @@
 """A small run on digits that many tests train: its recipe, its job and its folder."""
 
-from pipeline.config import Compute, Dataset, FNet, Recipe
+from pipeline.config import Dataset, FNet, Recipe
+from pipeline.stages import Compute
 from pipeline.tasks import TrainJob
 
 RECIPE = Recipe(lr=0.05, batch=16, epochs=30, checkpoints=(0, 3, 30))

@@ -3,7 +3,18 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("check", "schema", "train", "spectrum", "hierarchy", "cube", "figure")
+COMMANDS = (
+    "check",
+    "schema",
+    "train",
+    "spectrum",
+    "hierarchy",
+    "layers",
+    "overlap",
+    "theory",
+    "cube",
+    "figure",
+)
 
 
 def pipeline(*arguments):

@@ -9,9 +9,10 @@ import xarray as xr
 from pipeline.atomic import replacing, sha256
 from pipeline.config import Grid
 from pipeline.cubes.assemble import Placed, assemble
-from pipeline.cubes.schema import RUN_DIMS, SCHEMA
+from pipeline.cubes.schema import SCHEMA
 from pipeline.cubes.store import attributes, read_part, write_cube, write_part
 from pipeline.cubes.training import training_cube
+from pipeline.cubes.variable import RUN_DIMS
 from pipeline.errors import ArtifactError
 from pipeline.runs import Run, run_folder
 from pipeline.tasks import CubeJob

@@ -9,12 +9,12 @@ from pipeline import open_run
 from pipeline.anatomy.embedding import embed
 from pipeline.anatomy.hierarchy import Network, chosen_classes, hierarchy
 from pipeline.atomic import sha256
-from pipeline.config import Compute, Hierarchy
 from pipeline.cubes.store import read_part
 from pipeline.curvature import recorded
 from pipeline.curvature.components import Component
 from pipeline.jobs.hierarchy import write_hierarchies
 from pipeline.runs import Run, part_path
+from pipeline.stages import Compute, Hierarchy
 from pipeline.tasks import HierarchyJob
 
 JOB = HierarchyJob(

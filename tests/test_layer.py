@@ -1,5 +1,6 @@
 """Layer Hessians: the closed form against dense blocks, autograd, and where each is taken."""
 
+import curvlinops
 import pytest
 import torch
 from reference import dense_gauss_newton, dense_hessian, relative
@@ -179,3 +180,28 @@ def _factors_in_a_loop(model, inputs, layer):
             xx = xx + torch.outer(X[position], X[position])
             positions += 1
     return M / len(inputs), xx / positions
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_factors_are_those_of_kfac_type_2(problem):
+    model, inputs, labels = problem
+    layers = layers_of(model)
+    weights = [model.get_submodule(layer).weight for layer in layers]
+    kfac = curvlinops.KFACLinearOperator(
+        model,
+        nn.CrossEntropyLoss(),
+        weights,
+        [(inputs, labels)],
+        check_deterministic=False,
+        fisher_type="type-2",
+        kfac_approx="expand",
+    )
+    kfac.compute_kronecker_factors()
+    for layer in layers:
+        found = kronecker_factors(model, (inputs, labels), layer=layer, chunk=CHUNK)
+        theirs = kfac._gradient_covariances[layer], kfac._input_covariances[layer]
+        # What is a sum and what a mean over positions is for each to say: the product is not.
+        ours = torch.kron(found.output_hessian, found.autocorrelation)
+        assert relative(torch.kron(*theirs), ours) < 1e-12
+        for one, other in zip(theirs, (found.output_hessian, found.autocorrelation), strict=True):
+            assert relative(one / one.trace(), other / other.trace()) < 1e-12

@@ -7,27 +7,39 @@ import sys
 import numpy as np
 import xarray as xr
 from test_hierarchy_job import JOB, part_of
+from test_layers_job import JOB as LAYERS_JOB
+from test_layers_job import part_of as layers_of
 from test_spectrum_job import JOB as SPECTRUM_JOB
 from test_spectrum_job import parts
 
 from pipeline.cubes.store import read_part
 from pipeline.fingerprint import PACKAGE
 from pipeline.jobs.hierarchy import write_hierarchies
+from pipeline.jobs.layers import write_layers
 from pipeline.jobs.spectrum import write_spectra
 
 # What is at the level of rounding itself.
-ROUNDING = ("residual", "bottom_residual", "identity_error", "embedding", "embedding_divergence")
+ROUNDING = (
+    "residual",
+    "bottom_residual",
+    "identity_error",
+    "embedding",
+    "embedding_divergence",
+    "residual_share",
+)
 SCRIPT = """\
 import sys
 from pathlib import Path
 from pipeline.curvature import recorded
 from pipeline.jobs.hierarchy import write_hierarchies
+from pipeline.jobs.layers import write_layers
 from pipeline.jobs.spectrum import write_spectra
-from pipeline.tasks import HierarchyJob, SpectrumJob
+from pipeline.tasks import HierarchyJob, LayersJob, SpectrumJob
 recorded.RECORD_ABOVE = 0.0
 folder = Path(sys.argv[1])
 write_spectra(folder, SpectrumJob.model_validate_json(sys.argv[2]))
 write_hierarchies(folder, HierarchyJob.model_validate_json(sys.argv[3]))
+write_layers(folder, LayersJob.model_validate_json(sys.argv[4]))
 """
 
 
@@ -38,15 +50,17 @@ def test_two_processes_give_what_one_gives(trained):
     levels = JOB.model_copy(update={"hierarchy": levels})
     write_spectra(trained, job)
     write_hierarchies(trained, levels)
+    write_layers(trained, LAYERS_JOB)
     files = [path for (epoch, _), path in parts(trained).items() if epoch == 30]
-    files.append(part_of(trained))
+    files += [part_of(trained), layers_of(trained)]
     alone = [read_part(file) for file in files]
     for file in files:
         file.unlink()
     script = trained.parents[6] / "both.py"
     script.write_text(SCRIPT)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += [str(script), str(trained), job.model_dump_json(), levels.model_dump_json()]
+    jobs = (job, levels, LAYERS_JOB)
+    command += [str(script), str(trained), *(one.model_dump_json() for one in jobs)]
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr

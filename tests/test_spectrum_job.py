@@ -4,7 +4,6 @@ import torch
 
 from pipeline import open_run
 from pipeline.atomic import sha256
-from pipeline.config import Compute, Spectrum
 from pipeline.cubes.store import read_part
 from pipeline.curvature import recorded
 from pipeline.curvature.chunked import ChunkSum
@@ -15,6 +14,7 @@ from pipeline.jobs import spectrum as job_module
 from pipeline.jobs.spectrum import write_spectra
 from pipeline.runs import Run, part_path
 from pipeline.scratch import scratch_folder
+from pipeline.stages import Compute, Spectrum
 from pipeline.tasks import SpectrumJob
 
 JOB = SpectrumJob(

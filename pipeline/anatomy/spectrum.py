@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipeline.config import Spectrum
 from pipeline.curvature.base import Deflated, LinearOperator
 from pipeline.curvature.gram import Factors
 from pipeline.errors import AnatomyError
@@ -16,6 +15,7 @@ from pipeline.spectra.eigenpairs import Eigenpairs, basis_size, top_eigenpairs
 from pipeline.spectra.lanczos import Quadrature, lanczos_quadrature, norms
 from pipeline.spectra.outliers import Outliers, count_outliers
 from pipeline.spectra.trace import Trace, trace_estimate
+from pipeline.stages import Spectrum
 from pipeline.streams import stream
 
 DEGREES = (1, 2)  # of the moments that are checked against the trace estimates

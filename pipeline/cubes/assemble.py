@@ -8,11 +8,36 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pipeline.cubes.schema import NAMED_DIMS, RUN_DIMS, SCHEMA, leading_dims
+from pipeline.cubes.schema import SCHEMA, leading_dims
+from pipeline.cubes.variable import NAMED_DIMS, RUN_DIMS
 from pipeline.runs import Run
 
 # Counted from 0 and padded, not labelled.
-INDEX_DIMS = ("order", "from_bottom", "probe", "node", "pair", "pair_2", "point", "axis")
+INDEX_DIMS = (
+    "order",
+    "from_bottom",
+    "probe",
+    "node",
+    "pair",
+    "pair_2",
+    "point",
+    "axis",
+    "index",
+    "shown",
+    "element",
+)
+# Labelled by numbers: in growing order, whatever the order of the parts.
+SORTED_DIMS = (
+    *INDEX_DIMS,
+    "epoch",
+    "degree",
+    "k",
+    "seed_a",
+    "seed_b",
+    "other_n_per_class",
+    "width",
+    "seed",
+)
 
 
 @dataclass(frozen=True)
@@ -89,8 +114,10 @@ def _labels(part: Placed, dim: str) -> list[Any]:
 
 
 def _union(dim: str, lists: list[list[Any]]) -> list[Any]:
-    union = dict.fromkeys(value for values in lists for value in values)
-    return sorted(union) if dim in ("epoch", "degree", *INDEX_DIMS) else list(union)
+    # The longest list first: a deep network's layers keep their order, which a shallow one's fit.
+    longest = sorted(lists, key=len, reverse=True)
+    union = dict.fromkeys(value for values in longest for value in values)
+    return sorted(union) if dim in SORTED_DIMS else list(union)
 
 
 def _coordinate(dim: str, values: list[Any]) -> tuple[str, np.ndarray]:

@@ -1,14 +1,14 @@
 """The cube reference of docs/, written from the schema."""
 
-from pipeline.cubes.schema import RUN_DIMS, SCHEMA
+from pipeline.cubes.schema import SCHEMA, leading_dims
 
 HEAD = """# The cubes
 
-Each cube is a Zarr store, `<results>/cubes/<name>.zarr`, opened by `xarray.open_zarr`. All
-variables have the dimensions {dims};
-further ones are listed. Combinations that are not in the grid, runs that diverged and what did not
-converge are NaN. `order` counts eigenvalues from 0, algebraically largest first; `node` and
-`probe` count from 0. Beside each cube, `<name>.manifest.json` has a checksum for every file it was
+Each cube is a Zarr store, `<results>/cubes/<name>.zarr`, opened by `xarray.open_zarr`. All its
+variables begin with the dimensions that stand under its name; further ones are listed. Combinations
+that are not in the grid, runs that diverged and what did not converge are NaN. `order` counts
+eigenvalues from 0, algebraically largest first; `index`, `node` and `probe` count from 0, `k` from
+1. Beside each cube, `<name>.manifest.json` has a checksum for every file it was
 gathered from.
 
 S is "Measuring the Spectrum of Deepnet Hessians", D is "Dissecting Hessian".
@@ -17,9 +17,11 @@ S is "Measuring the Spectrum of Deepnet Hessians", D is "Dissecting Hessian".
 
 def cube_reference() -> str:
     """Return the Markdown text: a table of variables for each cube."""
-    lines = [HEAD.format(dims=", ".join(f"`{dim}`" for dim in RUN_DIMS))]
+    lines = [HEAD]
     for name, variables in SCHEMA.items():
-        lines += [f"## {name}", "", "| variable | further dimensions | what | units | source |"]
+        leading = ", ".join(f"`{dim}`" for dim in leading_dims(name)) or "none"
+        lines += [f"## {name}", "", f"Dimensions of all: {leading}.", ""]
+        lines += ["| variable | further dimensions | what | units | source |"]
         lines += ["|---|---|---|---|---|"]
         for key, v in variables.items():
             dims = ", ".join(v.dims) or "none"

@@ -1,21 +1,7 @@
 """The cubes' variables: their further dimensions, long names, units and sources."""
 
-from dataclasses import dataclass
-
-RUN_DIMS = ("dataset", "model", "norm", "recipe", "n_per_class", "seed")
-NAMED_DIMS = RUN_DIMS[:4]
-PLACE_DIMS = ("epoch", "split")  # where a part stands within its run
-
-
-@dataclass(frozen=True)
-class Variable:
-    """A variable of a cube; ``dims`` come after the cube's leading ones."""
-
-    dims: tuple[str, ...]
-    long_name: str
-    units: str
-    source: str
-
+from pipeline.cubes.layers_schema import LAYERS_SCHEMA
+from pipeline.cubes.variable import PLACE_DIMS, RUN_DIMS, SIZES, Variable
 
 _BY_EPOCH = ("epoch",)
 _MATRIX = (*PLACE_DIMS, "matrix")
@@ -26,11 +12,6 @@ _MOMENT = (*_MATRIX, "degree")
 _PLACE = PLACE_DIMS
 _COMPONENT = (*_PLACE, "component")
 _BY_PAIR = (*_PLACE, "true_class", "cross_class")
-
-_SIZES = {
-    "dimension": Variable((), "number of parameters p", "1", "definition"),
-    "classes": Variable((), "number of classes C", "1", "definition"),
-}
 
 
 def _quadrature(prefix: str, dim: str, what: str) -> dict[str, Variable]:
@@ -133,7 +114,7 @@ SCHEMA: dict[str, dict[str, Variable]] = {
         "bulk_edge": Variable(
             _MATRIX, "largest eigenvalue that is no outlier", "nat", "S; spectra/outliers.py"
         ),
-        **_SIZES,
+        **SIZES,
     },
     "hierarchy": {
         "probability": Variable(
@@ -192,11 +173,14 @@ SCHEMA: dict[str, dict[str, Variable]] = {
         "identity_error": Variable(
             _PLACE, "||(A1 + A2 + B1 + B2 - G) V|| / ||G V||", "1", "docs/method.md"
         ),
-        **_SIZES,
+        **SIZES,
     },
+    **LAYERS_SCHEMA,
 }
+
+_LEADING = {"overlap": RUN_DIMS[:5], "theory": ()}
 
 
 def leading_dims(cube: str) -> tuple[str, ...]:
     """Return the dimensions that all variables of a cube begin with: a run's, in most."""
-    return RUN_DIMS
+    return _LEADING.get(cube, RUN_DIMS)

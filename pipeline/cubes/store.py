@@ -4,7 +4,8 @@ import json
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Container
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +35,21 @@ def read_part(path: Path, names: Container[str] | None = None) -> xr.Dataset:
 
     Raises ArtifactError, by name, where it is missing or corrupt.
     """
+    with opened_part(path) as part:
+        kept = part if names is None else part[[key for key in part if key in names]]
+        return kept.load()
+
+
+@contextmanager
+def opened_part(path: Path) -> Iterator[xr.Dataset]:
+    """Give a part whose variables are read when asked for; raises as ``read_part``."""
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
         if broken:
             raise zipfile.BadZipFile(f"{broken} fails its checksum")
         with zarr.storage.ZipStore(path, mode="r") as store:
-            part = xr.open_zarr(store, consolidated=True)
-            kept = part if names is None else part[[key for key in part if key in names]]
-            return kept.load()
+            yield xr.open_zarr(store, consolidated=True, chunks=None)
     except FileNotFoundError as error:
         raise ArtifactError(f"part {path} is missing. Run snakemake, which makes it") from error
     except (zipfile.BadZipFile, EOFError, ValueError) as error:

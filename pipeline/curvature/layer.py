@@ -116,7 +116,7 @@ def layer_factors(problem: Problem, layer: str, chunk: Chunk) -> LayerFactors:
     network = problem.network
     module = network.module.get_submodule(layer)
     with torch.no_grad():
-        x, u = _input_and_output(network.module, module, layer, chunk.inputs)
+        x, u = input_and_output(network.module, layer, chunk.inputs)
 
         def logits_of(shift: torch.Tensor) -> torch.Tensor:
             handle = module.register_forward_hook(lambda _m, _i, output: output + shift)
@@ -135,13 +135,17 @@ def layer_factors(problem: Problem, layer: str, chunk: Chunk) -> LayerFactors:
         over = (..., None, None)
         J = J - (likeliest(pi)[over] * J).sum(1, keepdim=True)
         J = J - (pi[over] * J).sum(1, keepdim=True)
-        return LayerFactors(_patches(x, module), pi.sqrt()[over] * J)
+        return LayerFactors(patches(x, module), pi.sqrt()[over] * J)
 
 
-def _input_and_output(
-    network: nn.Module, module: nn.Module, layer: str, inputs: torch.Tensor
+def input_and_output(
+    network: nn.Module, layer: str, inputs: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what goes into the layer and what comes out of it."""
+    """Return what goes into a layer and what comes out of it.
+
+    Raises AnatomyError where the layer is not applied once.
+    """
+    module = network.get_submodule(layer)
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     handle = module.register_forward_hook(lambda _m, given, made: seen.append((given[0], made)))
     try:
@@ -163,7 +167,7 @@ def _by_position(u: torch.Tensor, module: nn.Module) -> torch.Tensor:
     return u.reshape(*u.shape[:2], -1, u.shape[-1]).contiguous()
 
 
-def _patches(x: torch.Tensor, module: nn.Module) -> torch.Tensor:
+def patches(x: torch.Tensor, module: nn.Module) -> torch.Tensor:
     """Return a layer's inputs as (N, P, n), a convolution's unfolded.
 
     Raises NotLinearisedError where patches are not all there is to a convolution.
@@ -182,7 +186,7 @@ def _bytes_per_example(problem: Problem, layer: str) -> int:
         return 1  # a rank without examples
     module = problem.network.module.get_submodule(layer)
     with torch.no_grad():
-        _, u = _input_and_output(problem.network.module, module, layer, problem.inputs[:1])
+        _, u = input_and_output(problem.network.module, layer, problem.inputs[:1])
     outputs = module.weight.shape[0]
     positions = u[0].numel() // outputs
     inputs = module.weight[0].numel()

@@ -19,7 +19,11 @@ def gauss_newton(model: nn.Module, data: Data, **options: Unpack[Options]) -> Ch
 
     Options as ``hessian``.  Source: S; docs/method.md.
     """
-    problem = Problem(model, data, **options)
+    return gauss_newton_of(Problem(model, data, **options))
+
+
+def gauss_newton_of(problem: Problem) -> ChunkSum:
+    """Return G of a problem."""
 
     def keep(chunk: Chunk, pure: bool) -> Kept:
         return _kept(problem, chunk, pure)

@@ -117,6 +117,7 @@ def _held_bytes(graph: fx.GraphModule) -> int:
     storages = {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
         for tensor in _tensors(graph)
+        if not tensor._is_zerotensor()  # autograd's own zeros, which have no memory
     }
     return sum(storages.values())
 

@@ -5,11 +5,11 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.config import Figures
 from pipeline.figures import style
 from pipeline.figures.density import limit_heights, plot_density
 from pipeline.figures.levels import one_split
 from pipeline.figures.spectral import checkpoint, curve, networks, reference
+from pipeline.stages import Figures
 
 BEYOND = 8  # of G's eigenvalues shown after as many as there are classes
 

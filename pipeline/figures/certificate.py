@@ -5,8 +5,8 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.config import Figures
 from pipeline.figures import style
+from pipeline.stages import Figures
 
 TRACES = {1: ("trace", "trace_stderr"), 2: ("square_trace", "square_trace_stderr")}
 

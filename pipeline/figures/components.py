@@ -4,7 +4,6 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.config import Figures
 from pipeline.figures import style
 from pipeline.figures.levels import (
     OFFSET_LABEL,
@@ -14,6 +13,7 @@ from pipeline.figures.levels import (
     quadrature_counts,
 )
 from pipeline.figures.spectral import checkpoint, networks, reference
+from pipeline.stages import Figures
 
 
 def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:

@@ -8,10 +8,10 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.config import Figures
 from pipeline.figures import style
 from pipeline.figures.levels import one_split
 from pipeline.figures.spectral import checkpoint, in_order, most, networks
+from pipeline.stages import Figures
 
 BULK = (0.1, 0.9)  # of B1's eigenvalues, by count: the band that is drawn
 LABELS = {"epoch": "epoch", "n_per_class": "training examples per class"}

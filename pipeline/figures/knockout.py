@@ -4,10 +4,10 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.config import Figures
 from pipeline.figures import style
 from pipeline.figures.levels import OFFSET_LABEL, Counts, one_split, quadrature_counts
 from pipeline.figures.spectral import checkpoint, networks, reference
+from pipeline.stages import Figures
 
 
 def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:

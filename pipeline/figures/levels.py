@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from pipeline.config import Figures
 from pipeline.cubes.assemble import padded
 from pipeline.figures.spectral import mean_and_error
 from pipeline.spectra.smoothing import LOG_OFFSET, log_density
+from pipeline.stages import Figures
 
 OFFSET_LABEL = r"|eigenvalue| + $10^{-6}$ (nat)"
 LOG_WIDTH = 0.1  # standard deviation of the kernel, in decades; chosen by eye

@@ -5,10 +5,10 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.config import Figures
 from pipeline.figures import style
 from pipeline.figures.spectral import checkpoint, mean_and_error, networks, reference, spectrum
 from pipeline.spectra.smoothing import LOG_OFFSET, log_density
+from pipeline.stages import Figures
 
 LOG_WIDTH = 0.2  # standard deviation of the kernel, in decades; chosen by eye
 

@@ -3,10 +3,10 @@
 import xarray as xr
 from matplotlib.figure import Figure
 
-from pipeline.config import Figures
 from pipeline.figures import style
 from pipeline.figures.density import plot_hessian
 from pipeline.figures.spectral import checkpoint, networks, reference
+from pipeline.stages import Figures
 
 
 def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:

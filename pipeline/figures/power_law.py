@@ -7,12 +7,12 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.config import Figures
 from pipeline.figures import style
 from pipeline.figures.spectral import checkpoint, networks, reference, spectrum
 from pipeline.spectra.powerlaw import PowerLaw, fit_power_law
 from pipeline.spectra.semicircle import fit_semicircle
 from pipeline.spectra.smoothing import LOG_OFFSET, log_density, per_unit
+from pipeline.stages import Figures
 
 # Standard deviation, in decades, of the kernel that smooths the pooled nodes; chosen by eye.
 LOG_WIDTH = 0.08

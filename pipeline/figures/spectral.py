@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from pipeline.config import Figures
 from pipeline.cubes.assemble import padded
 from pipeline.spectra.smoothing import density, kernel_width
+from pipeline.stages import Figures
 
 NETWORK = ("dataset", "model", "norm")
 

@@ -3,10 +3,10 @@
 import xarray as xr
 from matplotlib.figure import Figure
 
-from pipeline.config import Figures
 from pipeline.figures import style
 from pipeline.figures.density import limit_heights, outliers, plot_density
 from pipeline.figures.spectral import checkpoint, count_above, curve, networks, reference
+from pipeline.stages import Figures
 
 
 def draw(cubes: dict[str, xr.Dataset], settings: Figures, *, last: bool = True) -> Figure:

@@ -4,9 +4,9 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from pipeline.config import Figures
 from pipeline.figures import style
 from pipeline.figures.spectral import in_order, networks
+from pipeline.stages import Figures
 
 DECADES = 2.0  # the colours' range
 TOO_FEW = "spectrum.top of G should exceed the number of classes"

@@ -4,9 +4,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.config import Figures
 from pipeline.figures import style
 from pipeline.figures.spectral import networks, reference
+from pipeline.stages import Figures
 
 ROWS = (("loss", "cross-entropy (nat)"), ("accuracy", "accuracy"))
 DASHES = {"train": "-", "test": "--"}

@@ -13,6 +13,9 @@ CUBES = {
     "training": training_cube,
     "spectrum": partial(part_cube, "spectrum"),
     "hierarchy": partial(part_cube, "hierarchy"),
+    "layers": partial(part_cube, "layers"),
+    "overlap": partial(part_cube, "overlap"),
+    "theory": partial(part_cube, "theory"),
 }
 
 

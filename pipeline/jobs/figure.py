@@ -7,20 +7,30 @@ import xarray as xr
 from pipeline.atomic import replacing
 from pipeline.figures import (
     attribution,
+    autocorrelation,
     certificate,
     class_pairs,
     components,
+    correspondence,
     density,
     dynamics,
+    eigenvectors,
+    full_kronecker,
     knockout,
+    kronecker,
     log_density,
+    output_hessian,
+    overlap,
     overview,
     power_law,
+    reshaped,
     split,
     split_initial,
     style,
     tail,
+    theory,
     training,
+    weights,
 )
 from pipeline.tasks import FigureJob
 
@@ -39,6 +49,16 @@ FIGURES = {
     "dynamics": dynamics.draw,
     "tail": tail.draw,
     "overview": overview.draw,
+    "overlap": overlap.draw,
+    "weights": weights.draw,
+    "reshaped": reshaped.draw,
+    "eigenvectors": eigenvectors.draw,
+    "correspondence": correspondence.draw,
+    "kronecker": kronecker.draw,
+    "full_kronecker": full_kronecker.draw,
+    "autocorrelation": autocorrelation.draw,
+    "output_hessian": output_hessian.draw,
+    "theory": theory.draw,
 }
 
 

@@ -1,0 +1,210 @@
+"""One layer's anatomy: eigenpairs of its Hessian, reshaped, beside its Kronecker factors."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.anatomy.kronecker import kronecker_cosines, top_products
+from pipeline.anatomy.overlap import from_cosines
+from pipeline.anatomy.rowspace import later_weights, rowspace_overlap
+from pipeline.curvature.base import LinearOperator
+from pipeline.curvature.kronecker_factors import KroneckerFactors, kronecker_factors
+from pipeline.curvature.layer import checked_layer, layer_hessian
+from pipeline.curvature.problem import Data, Options
+from pipeline.curvature.tangent import NotLinearisedError
+from pipeline.spectra.eigenpairs import basis_size, top_eigenpairs
+from pipeline.spectra.lanczos import gaussian
+from pipeline.stages import Layers
+from pipeline.streams import stream
+
+MOST = 300  # pairs of a layer where nobody says
+BEYOND = 1.25  # of its outputs, up to which D sees the overlap grow; the rest shows it fall
+PRODUCTS = 12  # a pair, at most: what has not converged by then lies below rounding
+EXACT = 1000  # weights of a layer that is multiplied whole for its decoupling error
+CLOSED_FORM = {"closed form": 1.0, "both": 0.5, "autograd": 0.0}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network, its examples, and how its layers are dissected.
+
+    ``room`` bounds a Krylov basis, in bytes; ``wrap`` may replace an operator, given with its name,
+    by one with the same products.
+    """
+
+    model: nn.Module
+    data: Data
+    classes: int
+    settings: Layers
+    seed: int
+    room: int
+    options: Options
+    wrap: Callable[[LinearOperator, str], LinearOperator]
+
+
+@dataclass(frozen=True)
+class KroneckerAnatomy:
+    """What the factors E[M] (m, m) and E[x x^T] (n, n) tell of a layer.
+
+    Eigenvalues are the largest first.  ``overlap`` (K,) compares the product's top eigenspaces with
+    the layer's; ``correspondence_output`` (K, m) has ||u_j^T Mat(h_i)||^2, ``correspondence_input``
+    (K, n) ||Mat(h_i) v_j||^2.
+    """
+
+    output_hessian: np.ndarray
+    autocorrelation: np.ndarray
+    mean_alignment: float
+    rowspace_overlap: float
+    eigenvalues: np.ndarray
+    overlap: np.ndarray
+    decoupling_error: float
+    correspondence_output: np.ndarray
+    correspondence_input: np.ndarray
+
+
+@dataclass(frozen=True)
+class LayerAnatomy:
+    """What is known of a layer with weight (outputs, inputs).
+
+    ``eigenvalues`` (K,) and ``residuals`` (K,) are of the layer's Hessian, ``eigenvectors``
+    (outputs x inputs, K) its leading ones, ``singular_values`` (K, .) theirs as matrices.
+    ``kronecker`` is None for a convolution that is no product with its unfolded patches.
+    """
+
+    outputs: int
+    inputs: int
+    closed_form: float
+    residual_share: float
+    eigenvalues: np.ndarray
+    residuals: np.ndarray
+    eigenvectors: torch.Tensor
+    singular_values: np.ndarray
+    kronecker: KroneckerAnatomy | None
+
+
+def layer_anatomy(network: Network, layer: str) -> LayerAnatomy:
+    """Return a layer's anatomy.  Raises as ``layer_hessian`` and ``top_eigenpairs``."""
+    settings = network.settings
+    module = checked_layer(network.model, layer)
+    m, n = module.weight.shape[0], module.weight[0].numel()
+    operator = layer_hessian(network.model, network.data, layer=layer, **network.options)
+    k = _rank(settings, m, m * n, network.room // operator.dtype.itemsize)
+    pairs = top_eigenpairs(
+        network.wrap(operator, layer),
+        k,
+        tolerance=settings.tolerance,
+        seed=stream(network.seed, "layers", layer),
+        max_products=max(1000, PRODUCTS * k),
+    )
+    # A value below its residual is not told from zero, nor its vector from any other.
+    known = pairs.converged & (pairs.values > pairs.residuals)
+    kept = len(known) if known.all() else int(known.argmin())
+    values, vectors = pairs.values[:kept], pairs.vectors[:, :kept]
+    try:
+        factors = kronecker_factors(network.model, network.data, layer=layer, **network.options)
+    except NotLinearisedError:
+        kronecker = None
+    else:
+        kronecker = _kronecker(network, layer, operator, factors, values, vectors)
+    return LayerAnatomy(
+        outputs=m,
+        inputs=n,
+        closed_form=CLOSED_FORM[operator.route],
+        residual_share=operator.residual_share,
+        eigenvalues=values,
+        residuals=pairs.residuals[:kept],
+        eigenvectors=vectors,
+        singular_values=singular_values(vectors, m)[:, : settings.index],
+        kronecker=kronecker,
+    )
+
+
+def singular_values(vectors: torch.Tensor, outputs: int) -> np.ndarray:
+    """Return the singular values (K, .), largest first, of columns (m n, K) as (m, n) matrices."""
+    matrices = vectors.T.reshape(vectors.shape[1], outputs, -1)
+    return torch.linalg.svdvals(matrices).double().cpu().numpy()
+
+
+def decoupling_error(
+    operator: LinearOperator,
+    factors: KroneckerFactors,
+    values: np.ndarray,
+    vectors: torch.Tensor,
+    seeds: list[int],
+) -> float:
+    """Return ||K - A|| / ||A|| for K = E[M] (x) E[x x^T], in the Frobenius norm.
+
+    Exact for up to EXACT weights.  Otherwise exact on the known eigenpairs of A, and on what is
+    orthogonal to them estimated from a random vector for each of ``seeds``.
+    """
+    M, xx = factors.output_hessian, factors.autocorrelation
+    error = square = 0.0
+    if operator.shape[0] <= EXACT:
+        probes, share = torch.eye(operator.shape[0]).to(vectors), 1.0
+    else:
+        for value, v in zip(values, vectors.T, strict=True):
+            error += float((_times(M, xx, v) - value * v.double()).square().sum())
+            square += float(value**2)
+        probes = torch.stack([gaussian(operator, seed) for seed in seeds], 1)
+        probes, share = probes - vectors @ (vectors.T @ probes), 1 / len(seeds)
+    for v, image in zip(probes.T, operator.matmat(probes).T, strict=True):
+        error += share * float((_times(M, xx, v) - image).square().sum())
+        square += share * float(image.double().square().sum())
+    return (error / square) ** 0.5
+
+
+def _times(M: torch.Tensor, xx: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Return (M (x) xx) v in float64."""
+    return (M @ v.reshape(len(M), -1).double() @ xx).flatten()
+
+
+def _rank(settings: Layers, outputs: int, p: int, room: int) -> int:
+    """Return how many pairs to find: as asked, within ``room`` numbers for basis and images."""
+    asked = settings.rank or min(int(BEYOND * outputs), MOST)
+    bases = room // (2 * p)
+    fit = (bases - basis_size(0)) // (basis_size(1) - basis_size(0))
+    return max(1, min(asked, fit, p))
+
+
+def _kronecker(
+    network: Network,
+    layer: str,
+    operator: LinearOperator,
+    factors: KroneckerFactors,
+    values: np.ndarray,
+    vectors: torch.Tensor,
+) -> KroneckerAnatomy:
+    settings = network.settings
+    mu, U = _eigenpairs(factors.output_hessian)
+    nu, V = _eigenpairs(factors.autocorrelation)
+    products, places = top_products(mu, nu, len(values))
+    m, n = len(mu), len(nu)
+    U32, V32 = U.to(vectors), V.to(vectors)
+    matrices = vectors.T.reshape(-1, m, n)
+    mean = factors.mean_input
+    S = later_weights(network.model, layer)
+    seeds = [stream(network.seed, "decoupling", layer, i) for i in range(settings.probes)]
+    return KroneckerAnatomy(
+        output_hessian=mu,
+        autocorrelation=nu,
+        mean_alignment=float((V[:, 0] @ mean).square() / mean.square().sum()),
+        rowspace_overlap=np.nan if S is None else rowspace_overlap(U, S),
+        eigenvalues=products,
+        overlap=from_cosines(kronecker_cosines(vectors, U32, V32, places)).cpu().numpy(),
+        decoupling_error=decoupling_error(operator, factors, values, vectors, seeds),
+        correspondence_output=_shares(U32.T[: settings.index] @ matrices, 2),
+        correspondence_input=_shares(matrices @ V32[:, : settings.index], 1),
+    )
+
+
+def _eigenpairs(factor: torch.Tensor) -> tuple[np.ndarray, torch.Tensor]:
+    """Return the eigenvalues of a semidefinite matrix, largest first, and its eigenvectors."""
+    values, vectors = torch.linalg.eigh(factor)
+    return values.flip(0).clamp_min(0).cpu().numpy(), vectors.flip(1)
+
+
+def _shares(turned: torch.Tensor, axis: int) -> np.ndarray:
+    return turned.square().sum(axis, dtype=torch.float64).cpu().numpy()

@@ -1,0 +1,23 @@
+"""What a variable of a cube is, and the dimensions that cubes share."""
+
+from dataclasses import dataclass
+
+RUN_DIMS = ("dataset", "model", "norm", "recipe", "n_per_class", "seed")
+NAMED_DIMS = RUN_DIMS[:4]
+PLACE_DIMS = ("epoch", "split")  # where a part stands within its run
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A variable of a cube; ``dims`` come after the cube's leading ones."""
+
+    dims: tuple[str, ...]
+    long_name: str
+    units: str
+    source: str
+
+
+SIZES = {
+    "dimension": Variable((), "number of parameters p", "1", "definition"),
+    "classes": Variable((), "number of classes C", "1", "definition"),
+}

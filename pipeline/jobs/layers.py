@@ -1,0 +1,140 @@
+"""The layers job: each layer of every checkpoint of a run, one part for each split.
+
+A part holds the eigenspaces too, a variable for each layer, which the cube leaves out: the overlap
+job reads them one by one.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from torch import nn
+
+from pipeline.anatomy.full_kronecker import full_kronecker
+from pipeline.anatomy.layerwise import KroneckerAnatomy, LayerAnatomy, Network, layer_anatomy
+from pipeline.api import OpenRun
+from pipeline.cubes.eigenspaces import eigenspaces
+from pipeline.curvature.memory import basis_budget
+from pipeline.curvature.parallel import least_over_ranks
+from pipeline.curvature.tangent import NotLinearisedError
+from pipeline.errors import AnatomyError
+from pipeline.jobs.parts import Record, options_of, write_parts
+from pipeline.progress import say
+from pipeline.tasks import LayersJob
+
+ROUNDING = 1e-6  # of the largest eigenvalue: what float32 leaves of a zero
+
+
+def write_layers(folder: Path, job: LayersJob) -> None:
+    """Write the layers parts of the run in ``folder``."""
+    write_parts(folder, job, "layers", job.layers.splits, partial(_part, job), labels={})
+
+
+def _part(job: LayersJob, run: OpenRun, split: str, record: Record) -> xr.Dataset:
+    """Return the layers of one network on one split."""
+    settings = job.layers
+    network = Network(
+        model=run.model,
+        data=getattr(run, split),
+        classes=len(run.class_names),
+        settings=settings,
+        seed=run.spec.seed,
+        room=least_over_ranks(basis_budget(job.compute.basis_gb, run.device), run.device),
+        options=options_of(job),
+        wrap=record,
+    )
+    found: dict[str, LayerAnatomy] = {}
+    for name in settings.names or layer_names(run.model):
+        try:
+            found[name] = layer_anatomy(network, name)
+        except AnatomyError as error:
+            if settings.names:
+                raise
+            say(f"{run.spec.path}: left out, {error}")
+    if not found:
+        return xr.Dataset()
+    layers = xr.Variable("layer", np.array(list(found), dtype=object))
+    one_by_one = [_of_layer(layer, network) for layer in found.values()]
+    part = xr.concat(one_by_one, dim=layers, join="outer")
+    part = part.merge(_of_whole(network, list(found)), join="outer")
+    vectors = {name: layer.eigenvectors.T.cpu().numpy() for name, layer in found.items()}
+    return part.merge(eigenspaces(vectors))
+
+
+def layer_names(model: nn.Module) -> list[str]:
+    """Return the names of all linear and 2d convolution layers."""
+    return [n for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+
+
+def _of_whole(network: Network, layers: list[str]) -> xr.Dataset:
+    """Return the whole Hessian beside its Kronecker parts, nothing where a layer has no such."""
+    try:
+        found = full_kronecker(network, layers)
+    except NotLinearisedError:
+        return xr.Dataset()
+    return _counted(
+        {
+            "hessian_eigenvalue": ("order", found.true),
+            "full_kronecker_eigenvalue": ("order", found.approximate),
+            "full_kronecker_overlap": ("k", found.overlap),
+        }
+    )
+
+
+def _of_layer(layer: LayerAnatomy, network: Network) -> xr.Dataset:
+    settings = network.settings
+    variables: dict[str, Any] = {
+        "outputs": float(layer.outputs),
+        "inputs": float(layer.inputs),
+        "closed_form": layer.closed_form,
+        "residual_share": layer.residual_share,
+        "eigenvalue": ("order", layer.eigenvalues),
+        "residual": ("order", layer.residuals),
+        "singular_value": (("order", "index"), layer.singular_values),
+    }
+    if layer.outputs * layer.inputs <= settings.elements:
+        shown = layer.eigenvectors[:, : settings.shown].T.cpu().numpy()
+        variables["eigenvector"] = (("shown", "element"), shown)
+    if layer.kronecker is not None:
+        variables |= _of_kronecker(layer.kronecker, settings.index, network.classes)
+    return _counted(variables)
+
+
+def _of_kronecker(found: KroneckerAnatomy, index: int, classes: int) -> dict[str, Any]:
+    autocorrelation, output = found.autocorrelation, found.output_hessian
+    return {
+        "autocorrelation_eigenvalue": ("index", autocorrelation[:index]),
+        "spectral_ratio": _ratio(autocorrelation, 0),
+        "mean_alignment": found.mean_alignment,
+        "output_hessian_eigenvalue": ("index", output[:index]),
+        "output_gap": _ratio(output, classes - 2),
+        "rowspace_overlap": found.rowspace_overlap,
+        "kronecker_eigenvalue": ("order", found.eigenvalues),
+        "kronecker_overlap": ("k", found.overlap),
+        "decoupling_error": found.decoupling_error,
+        "correspondence_output": (("order", "index"), found.correspondence_output),
+        "correspondence_input": (("order", "index"), found.correspondence_input),
+    }
+
+
+def _ratio(values: np.ndarray, place: int) -> float:
+    """Return the ratio of an eigenvalue to the next one, NaN where there is none but rounding."""
+    if place + 1 >= len(values) or not values[place + 1] > ROUNDING * values[0]:
+        return np.nan
+    return float(values[place] / values[place + 1])
+
+
+def _counted(variables: dict[str, Any]) -> xr.Dataset:
+    """Return the variables, each dimension counted, so that lengths may differ: NaN beyond them."""
+    arrays = []
+    for name, value in variables.items():
+        dims, data = value if isinstance(value, tuple) else ((), value)
+        dims = (dims,) if isinstance(dims, str) else dims
+        coords = {
+            dim: np.arange(size) + (dim == "k")
+            for dim, size in zip(dims, np.shape(data), strict=True)
+        }
+        arrays.append(xr.DataArray(data, dims=dims, coords=coords, name=name))
+    return xr.merge(arrays, join="outer")

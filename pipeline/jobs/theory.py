@@ -1,0 +1,54 @@
+"""The theory job: random two-layer networks of growing width."""
+
+from itertools import product
+
+import numpy as np
+import xarray as xr
+
+from pipeline.anatomy.theory import INPUTS, overlap_limit, two_layer
+from pipeline.cubes.store import attributes, write_part
+from pipeline.device import device_name, prepare
+from pipeline.progress import progress
+from pipeline.provenance import provenance
+from pipeline.runs import theory_path
+from pipeline.tasks import TheoryJob
+
+KEYS = ("overlap_predicted", "eigenvalue_ratio", "relative_error")
+
+
+def write_theory(job: TheoryJob) -> None:
+    """Write the theory part."""
+    device, theory = prepare(job.compute), job.theory
+    dims = ("width", "input", "seed")
+    places = list(product(theory.widths, INPUTS, theory.seeds))
+    rows = []
+    for width, inputs, seed in progress(places, total=len(places), label="theory"):
+        found = two_layer(
+            width=width,
+            classes=theory.classes,
+            exponent=theory.exponent,
+            examples=theory.examples,
+            inputs=inputs,
+            seed=seed,
+            device=device,
+        )
+        rows.append([getattr(found, key) for key in KEYS])
+    values = np.array(rows).reshape(len(theory.widths), len(INPUTS), len(theory.seeds), len(KEYS))
+    part = xr.Dataset(
+        {key: (dims, values[..., i]) for i, key in enumerate(KEYS)}
+        | {"overlap_limit": ("input", [overlap_limit(name) for name in INPUTS])},
+        coords={
+            "width": list(theory.widths),
+            "input": np.array(INPUTS, dtype=object),
+            "seed": list(theory.seeds),
+        },
+    )
+    part.attrs = attributes(
+        provenance(
+            settings=job.model_dump(mode="json"),
+            code=job.code,
+            device=device_name(device),
+            seeds=list(theory.seeds),
+        )
+    )
+    write_part(part, theory_path(job.results))

@@ -1,0 +1,185 @@
+"""The settings of each stage: what it computes, where, and with what resources."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, StringConstraints
+
+from pipeline.catalogue import COMPONENT, FIGURES, SPLITS
+from pipeline.settings import Matrix, Settings, Split
+
+
+class Spectrum(Settings):
+    """What the spectrum stage computes of each network."""
+
+    matrices: Annotated[tuple[Matrix, ...], Field(min_length=1)] = ("Hess", "G", "H")
+    splits: Annotated[tuple[Split, ...], Field(min_length=1)] = SPLITS
+    top: dict[Matrix, PositiveInt] = Field(
+        {"Hess": 20, "G": 20, "H": 5},
+        description="eigenpairs found of each matrix, algebraically largest first; some more than "
+        "classes, so that outliers can be told from the bulk",
+    )
+    bottom: dict[Matrix, Annotated[int, Field(ge=0)]] = Field(
+        {"Hess": 2, "H": 2}, description="eigenpairs found at the lower end; 0 where not named"
+    )
+    exact: Annotated[int, Field(ge=0)] = Field(
+        2000,
+        description="matrices of at most this dimension, and G of at most so many examples times "
+        "classes, are solved whole instead",
+    )
+    tolerance: PositiveFloat = Field(
+        1e-3,
+        description="largest residual of a converged pair, relative to the largest |eigenvalue|",
+    )
+    probes: PositiveInt = Field(1, description="Gaussian starting vectors of the quadrature")
+    steps: Annotated[int, Field(ge=2)] = Field(128, description="Lanczos steps per probe")
+    trace_probes: Annotated[int, Field(ge=2)] = 10
+
+
+class Hierarchy(Settings):
+    """What the hierarchy stage computes of each network."""
+
+    splits: Annotated[tuple[Split, ...], Field(min_length=1)] = SPLITS
+    knockouts: tuple[Annotated[str, StringConstraints(pattern=COMPONENT)], ...] = Field(
+        ("G-A1", "G-A2", "G-B1", "G-B2"),
+        description="sums and differences of G, A1, A2, B1 and B2 whose spectra are estimated "
+        "beside G's and B2's",
+    )
+    classes: Annotated[int, Field(ge=2)] = Field(
+        10,
+        description="classes whose pairs are embedded and kept in the cube; of more, so many are "
+        "chosen at random, the same for all networks",
+    )
+    perplexity: PositiveFloat | None = Field(
+        None, description="of t-SNE; null: the number of those classes"
+    )
+    probes: PositiveInt = Field(1, description="Gaussian starting vectors of each quadrature")
+    steps: Annotated[int, Field(ge=2)] = Field(128, description="Lanczos steps per probe")
+    trace_probes: Annotated[int, Field(ge=2)] = 10
+    exact: Annotated[int, Field(ge=0)] = Field(
+        5000,
+        description="of at most so many examples times classes B2's traces are exact, from a "
+        "backward pass each",
+    )
+
+
+class Layers(Settings):
+    """What the layers stage computes of each linear and convolution layer of a network."""
+
+    splits: Annotated[tuple[Split, ...], Field(min_length=1)] = ("train",)
+    checkpoints: Literal["last", "all"] = Field(
+        "last", description="the checkpoints of a recipe that are dissected by layer"
+    )
+    names: tuple[str, ...] | None = Field(
+        None, description="layers, by their named_modules() name; null: all"
+    )
+    rank: PositiveInt | None = Field(
+        None,
+        description="eigenpairs of each layer's Hessian; null: a quarter more than its outputs, at "
+        "most 300, so that the overlap's peak shows. Fewer where compute.basis_gb has no more room",
+    )
+    tolerance: PositiveFloat = Field(
+        1e-6,
+        description="largest residual of a converged pair, relative to the largest eigenvalue; "
+        "eigenvalues below it are lost",
+    )
+    full: PositiveInt = Field(
+        20, description="eigenpairs of the whole Hessian beside those from Kronecker parts"
+    )
+    index: PositiveInt = Field(
+        50, description="singular values, factors' eigenvalues and correspondences kept of a layer"
+    )
+    shown: PositiveInt = Field(3, description="eigenvectors kept of a layer, for heat maps")
+    elements: PositiveInt = Field(
+        100_000, description="layers of more weights keep no eigenvector in the cube"
+    )
+    probes: Annotated[int, Field(ge=2)] = Field(
+        10, description="random vectors for what the decoupling error has beyond the eigenpairs"
+    )
+
+
+class Overlap(Settings):
+    """Which pairs of networks, beside all pairs of seeds, have their eigenspaces compared."""
+
+    across: tuple[Literal["recipe", "n_per_class"], ...] = Field(
+        (), description="compare runs that differ in these too, at their last checkpoints"
+    )
+
+
+class Theory(Settings):
+    """The random two-layer networks of D's theory."""
+
+    widths: Annotated[tuple[Annotated[int, Field(ge=16)], ...], Field(min_length=1)] = (
+        64,
+        128,
+        256,
+        512,
+        1024,
+        2048,
+    )
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 1, 2)
+    classes: Annotated[int, Field(ge=2)] = 10
+    exponent: Annotated[float, Field(ge=0)] = Field(
+        0.1, description="a: a network of width n has n^(1 + a) inputs"
+    )
+    examples: PositiveInt = Field(2000, description="random inputs that expectations are over")
+
+
+class Compute(Settings):
+    """Where and in what arithmetic jobs run; part of what results depend on."""
+
+    device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
+        "auto", description="auto: a GPU where the job finds one; checked inside the job"
+    )
+    dtype: Literal["float32", "float64"] = Field("float32", description="of curvature products")
+    tf32: bool = Field(False, description="let a GPU round float32 products to TF32")
+    threads: PositiveInt = Field(1, description="CPU threads per job")
+    chunk: PositiveInt = Field(
+        1000,
+        description="examples linearised at once; fewer where a pass would take over a tenth of "
+        "all memory",
+    )
+    memory_gb: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="GiB for kept linearised chunks; null: a quarter of all memory"
+    )
+    basis_gb: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="GiB for a Krylov basis; null: a quarter of all memory"
+    )
+    vectors: PositiveInt = Field(
+        8, description="vectors multiplied in one pass over a chunk; fewer likewise"
+    )
+    compiled: bool = Field(
+        False, description="products through torch.compile; on a CPU it needs a C++ compiler"
+    )
+
+
+class Figures(Settings):
+    """How figures are drawn; none of this touches a cube."""
+
+    names: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        tuple(FIGURES), description="figures to draw, where their cubes are gathered"
+    )
+    kappa: PositiveFloat = Field(3.0, description="width of the kernel that smooths a spectrum")
+    points: Annotated[int, Field(ge=16)] = Field(1024, description="grid points of a density")
+    margin: Annotated[float, Field(ge=0)] = Field(0.05, description="of a spectrum's range")
+    dpi: PositiveInt = 160
+
+
+class Resources(Settings):
+    """What one job of a stage asks of a scheduler; changing it reruns nothing."""
+
+    mem_mb: PositiveInt = 4000
+    runtime: PositiveInt = Field(120, description="minutes")
+    gpu: Annotated[int, Field(ge=0)] = 0
+
+
+class StageResources(Settings):
+    """Resources by stage."""
+
+    train: Resources = Resources()
+    spectrum: Resources = Resources()
+    hierarchy: Resources = Resources()
+    layers: Resources = Resources()
+    overlap: Resources = Resources(runtime=30)
+    theory: Resources = Resources(runtime=30)
+    cube: Resources = Resources(runtime=30)
+    figure: Resources = Resources(mem_mb=2000, runtime=20)

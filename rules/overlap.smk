@@ -1,0 +1,23 @@
+rule overlap:
+    input:
+        parts=overlap_parts,
+        checkpoints=overlap_checkpoints,
+    output:
+        part=str(overlap_path(RESULTS, "{dataset}", "{model}", "{norm}")),
+    log:
+        f"{RESULTS}/logs/overlap/{{dataset}}/{{model}}/{{norm}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/overlap/{{dataset}}/{{model}}/{{norm}}.tsv"
+    conda:
+        "environment.yaml"
+    threads: CONFIG.compute.threads
+    resources:
+        mem_mb=CONFIG.resources.overlap.mem_mb,
+        runtime=CONFIG.resources.overlap.runtime,
+        gpu=CONFIG.resources.overlap.gpu,
+    params:
+        job=overlap_params,
+    message:
+        "Overlaps of {wildcards.dataset} {wildcards.model} norm={wildcards.norm}"
+    shell:
+        "python -m pipeline overlap --job {params.job:q} 2> {log:q}"

@@ -1,0 +1,20 @@
+rule theory:
+    output:
+        part=str(theory_path(RESULTS)),
+    log:
+        f"{RESULTS}/logs/theory.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/theory.tsv"
+    conda:
+        "environment.yaml"
+    threads: CONFIG.compute.threads
+    resources:
+        mem_mb=CONFIG.resources.theory.mem_mb,
+        runtime=CONFIG.resources.theory.runtime,
+        gpu=CONFIG.resources.theory.gpu,
+    params:
+        job=theory_job(CONFIG).model_dump_json(),
+    message:
+        "Random two-layer networks"
+    shell:
+        "python -m pipeline theory --job {params.job:q} 2> {log:q}"

@@ -1,0 +1,243 @@
+"""A layer's anatomy against dense references; the whole Hessian's Kronecker parts; the theory."""
+
+import numpy as np
+import pytest
+import torch
+from reference import dense_gauss_newton, dense_hessian, relative
+from test_layer import block, dense, layers_of
+from torch import nn
+
+from pipeline.anatomy.full_kronecker import full_kronecker
+from pipeline.anatomy.layerwise import Network, decoupling_error, layer_anatomy, singular_values
+from pipeline.anatomy.rowspace import centred_rowspace, later_weights, rowspace_overlap
+from pipeline.anatomy.theory import overlap_limit, two_layer
+from pipeline.curvature import layer_hessian
+from pipeline.curvature.kronecker_factors import kronecker_factors
+from pipeline.curvature.preactivations import kronecker_direction, output_hessian
+from pipeline.stages import Layers
+from pipeline.streams import stream
+
+
+def network(problem, **settings):
+    model, inputs, labels = problem
+    return Network(
+        model=model,
+        data=(inputs, labels),
+        classes=model(inputs[:1]).shape[1],
+        settings=Layers(tolerance=1e-10, **settings),
+        seed=0,
+        room=2**30,
+        options={"chunk": 5},
+        wrap=lambda operator, name: operator,
+    )
+
+
+def test_each_layer_is_its_dense_self(problem):
+    model, inputs, labels = problem
+    Hess = dense_hessian(model, inputs, labels)
+    for layer in layers_of(model):
+        found = layer_anatomy(network(problem, rank=8, index=4), layer)
+        A = block(Hess, model, layer)
+        values = torch.linalg.eigvalsh(A).flip(0)
+        k = len(found.eigenvalues)
+        assert k > 3
+        assert np.allclose(found.eigenvalues, values[:k].numpy(), atol=1e-9 * float(values[0]))
+        factors = kronecker_factors(model, (inputs, labels), layer=layer)
+        K = torch.kron(factors.output_hessian, factors.autocorrelation)
+        expected = torch.linalg.eigvalsh(K).flip(0)[:k]
+        assert np.allclose(found.kronecker.eigenvalues, expected, atol=1e-12 * float(values[0]))
+        assert found.kronecker.decoupling_error == pytest.approx(
+            relative(A, K) * float(K.norm() / A.norm()), rel=1e-6
+        )
+        top = torch.linalg.eigh(K).eigenvectors.flip(1)
+        first = float((found.eigenvectors[:, 0] @ top[:, 0]) ** 2)
+        assert found.kronecker.overlap[0] == pytest.approx(first, rel=1e-6)
+        h = found.eigenvectors[:, 1].view(found.outputs, found.inputs)
+        U = torch.linalg.eigh(factors.output_hessian).eigenvectors.flip(1)
+        V = torch.linalg.eigh(factors.autocorrelation).eigenvectors.flip(1)
+        assert found.kronecker.correspondence_output[1, 0] == pytest.approx(
+            float((U[:, 0] @ h).norm() ** 2), rel=1e-6
+        )
+        assert found.kronecker.correspondence_input[1, 0] == pytest.approx(
+            float((h @ V[:, 0]).norm() ** 2), rel=1e-6
+        )
+        # All shares of an eigenvector sum to its length.
+        whole = layer_anatomy(network(problem, rank=8, index=500), layer).kronecker
+        assert np.allclose(whole.correspondence_output.sum(1), 1)
+        assert np.allclose(whole.correspondence_input.sum(1), 1)
+        sigma = torch.linalg.svdvals(h).numpy()[:4]
+        assert np.allclose(found.singular_values[1, : len(sigma)], sigma)
+        mean = factors.mean_input
+        cosine = float((V[:, 0] @ mean) ** 2 / (mean @ mean))
+        assert found.kronecker.mean_alignment == pytest.approx(cosine, rel=1e-6)
+
+
+def test_pairs_below_their_residuals_are_lost():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(9, 6), nn.ReLU(), nn.Linear(6, 3)).double()
+    # Two examples: a layer Hessian of rank 4 at most.
+    inputs, labels = torch.randn(2, 1, 3, 3, dtype=torch.float64), torch.arange(2)
+    found = layer_anatomy(network((model, inputs, labels), rank=10), "1")
+    assert len(found.eigenvalues) == found.eigenvectors.shape[1] == 4
+
+
+def test_memory_bounds_the_rank():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 3)).double()
+    inputs, labels = torch.randn(40, 1, 5, 6, dtype=torch.float64), torch.arange(40) % 3
+    ample = network((model, inputs, labels))
+    assert len(layer_anatomy(ample, "1").eigenvalues) == 25
+    narrow = Network(**vars(ample) | {"room": 600 * 8 * 2 * 30})
+    assert len(layer_anatomy(narrow, "1").eigenvalues) == 5
+
+
+def test_the_decoupling_error_is_estimated_where_the_layer_is_large():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 40), nn.ReLU(), nn.Linear(40, 4)).double()
+    inputs, labels = torch.randn(60, 1, 6, 6, dtype=torch.float64), torch.arange(60) % 4
+    A = layer_hessian(model, (inputs, labels), layer="1")
+    factors = kronecker_factors(model, (inputs, labels), layer="1")
+    H = dense(A)
+    K = torch.kron(factors.output_hessian, factors.autocorrelation)
+    exact = float((K - H).norm() / H.norm())
+    values, vectors = (t.flip(-1) for t in torch.linalg.eigh(H))
+    known = values[:50].numpy(), vectors[:, :50]
+    found = decoupling_error(A, factors, *known, seeds=list(range(20)))
+    assert found == pytest.approx(exact, rel=0.05)
+    every = decoupling_error(A, factors, values.numpy(), vectors, seeds=[0, 1])
+    assert every == pytest.approx(exact, rel=1e-6)
+
+
+def test_the_output_hessian_is_that_of_a_shared_shift(problem):
+    model, inputs, labels = problem
+    layers = layers_of(model)
+    found = output_hessian(model, (inputs, labels), layers=layers, chunk=5)
+    H = dense(found.operator)
+    assert relative(H, H.T) < 1e-12
+    # Of vectors, each layer's block is E[M], and also what G has for the bias.
+    G = dense_gauss_newton(model, inputs)
+    start = 0
+    for layer in layers:
+        outputs, positions = found.shapes[layer]
+        own = H[start : start + outputs * positions, start : start + outputs * positions]
+        start += outputs * positions
+        factors = kronecker_factors(model, (inputs, labels), layer=layer)
+        if positions == 1:
+            assert relative(own, factors.output_hessian) < 1e-12
+            assert torch.allclose(found.mean_inputs[layer][0], factors.mean_input)
+        biases = own.view(outputs, positions, outputs, positions).sum((1, 3))
+        assert relative(biases, _bias_block(G, model, layer)) < 1e-12
+    assert start == len(H)
+
+
+def _bias_block(G, model, layer):
+    start = 0
+    for name, parameter in model.named_parameters():
+        if name == f"{layer}.bias":
+            return G[start : start + parameter.numel(), start : start + parameter.numel()]
+        start += parameter.numel()
+    raise KeyError(layer)
+
+
+def test_of_a_single_example_kronecker_parts_are_the_whole_of_g(problem):
+    model, inputs, labels = problem
+    one = (model, inputs[:1], labels[:1])
+    found = output_hessian(*one[:1], one[1:], layers=layers_of(model))
+    sigma, U = torch.linalg.eigh(dense(found.operator))
+    W = torch.stack([kronecker_direction(found, model, u) for u in U.T], 1)
+    G = dense_gauss_newton(model, inputs[:1])
+    # BatchNorm's own parameters are of no layer.
+    own = [n for n, p in model.named_parameters() for _ in range(p.numel())]
+    kept = torch.tensor([not name.startswith("bn") for name in own])
+    assert relative((W * sigma @ W.T)[kept][:, kept], G[kept][:, kept]) < 1e-10
+
+
+def test_full_kronecker_pairs_come_in_order_and_near_the_true_ones(problem):
+    model, inputs, labels = problem
+    found = full_kronecker(network(problem, full=5), layers_of(model))
+    exact = np.linalg.eigvalsh(dense_hessian(model, inputs, labels))[::-1][:5]
+    assert np.allclose(found.true, exact, atol=1e-4 * exact[0])
+    assert (np.diff(found.approximate) <= 0).all()
+    assert ((found.overlap >= 0) & (found.overlap <= 1 + 1e-9)).all()
+
+
+def test_later_weights_multiply_and_stop_at_what_is_not_linear():
+    torch.manual_seed(0)
+    bn = nn.BatchNorm1d(4, affine=False)
+    bn.running_var.uniform_(0.5, 2)
+    a, b = nn.Linear(5, 4), nn.Linear(4, 3)
+    plain = nn.Sequential(a, nn.ReLU(), bn, b).eval()
+    expected = b.weight / (bn.running_var + bn.eps).sqrt()
+    assert torch.allclose(later_weights(plain, "0"), expected)
+    assert torch.equal(later_weights(plain, "3"), torch.eye(3))
+    smooth = nn.Sequential(a, nn.Tanh(), b)
+    assert later_weights(smooth, "0") is None
+    pooled = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3))
+    assert later_weights(pooled, "0") is None
+    assert torch.equal(later_weights(pooled, "3"), torch.eye(3))
+
+
+def test_the_row_space_is_without_the_direction_of_the_sum():
+    torch.manual_seed(0)
+    S = torch.randn(4, 7, dtype=torch.float64)
+    basis = centred_rowspace(S)
+    assert basis.shape == (7, 3)
+    assert torch.allclose(basis.T @ basis, torch.eye(3, dtype=torch.float64))
+    assert float((basis.T @ S.sum(0)).abs().max()) < 1e-12
+    # Within the row space: nothing is left outside it.
+    rows = torch.linalg.qr(S.T)[0]
+    assert torch.allclose(rows @ (rows.T @ basis), basis)
+    assert rowspace_overlap(torch.cat([basis, S.sum(0)[:, None]], 1), S) == pytest.approx(1)
+
+
+def small_theory(width, inputs, seed=0):
+    return two_layer(
+        width=width, classes=4, exponent=0.1, examples=1500, inputs=inputs, seed=seed,
+        device=torch.device("cpu"),
+    )  # fmt: skip
+
+
+def test_the_theory_holds_better_with_width_and_not_for_rectified_inputs():
+    widths = (32, 128, 512)
+    gaussian = [small_theory(w, "gaussian") for w in widths]
+    rectified = [small_theory(w, "rectified") for w in widths]
+    assert gaussian[-1].overlap_predicted > 0.99
+    missing = [1 - found.overlap_predicted for found in gaussian]
+    assert missing[2] < missing[1] / 2 < missing[0] / 4
+    ratios = [found.eigenvalue_ratio for found in gaussian]
+    assert ratios[2] < ratios[1] < ratios[0] < 1
+    assert gaussian[-1].relative_error < 0.1
+    assert rectified[-1].overlap_predicted == pytest.approx(overlap_limit("rectified"), abs=0.03)
+    assert rectified[-1].relative_error > 0.3
+
+
+def test_the_limit_for_rectified_inputs_is_the_measured_one():
+    assert overlap_limit("gaussian") == 1
+    assert overlap_limit("rectified") == pytest.approx(0.829, abs=5e-4)
+
+
+def test_the_two_layer_network_is_dissected_as_any_other():
+    """Its output Hessian, against this project's factors of the same network and inputs."""
+    width, classes, d = 16, 3, round(16**1.1)
+    draw = torch.Generator().manual_seed(stream(0, "theory", "gaussian", width))
+    W1 = torch.randn(width, d, generator=draw) / d**0.5
+    W2 = torch.randn(classes, width, generator=draw) / width**0.5
+    x = torch.randn(100, d, generator=draw)
+    first, last = nn.Linear(d, width, bias=False), nn.Linear(width, classes, bias=False)
+    first.weight.data, last.weight.data = W1, W2
+    model = nn.Sequential(first, nn.ReLU(), last).double()
+    data = x.double(), torch.arange(100) % classes
+    M = kronecker_factors(model, data, layer="0").output_hessian
+    values, vectors = (t.flip(-1) for t in torch.linalg.eigh(M))
+    found = two_layer(
+        width=width, classes=classes, exponent=0.1, examples=100, inputs="gaussian", seed=0,
+        device=torch.device("cpu"),
+    )  # fmt: skip
+    expected = rowspace_overlap(vectors, W2)
+    assert found.overlap_predicted == pytest.approx(expected, rel=1e-4)
+    assert found.eigenvalue_ratio == pytest.approx(float(values[2] / values[1]), rel=1e-4)
+
+
+def test_singular_values_are_of_matrices_in_row_major_order():
+    M = torch.outer(torch.tensor([3.0, 4.0]), torch.tensor([1.0, 0.0, 0.0])) / 5
+    assert np.allclose(singular_values(M.flatten()[:, None], 2), [[1, 0]], atol=1e-7)
