@@ -90,7 +90,7 @@ class Layers(Settings):
     )
     shown: PositiveInt = Field(3, description="eigenvectors kept of a layer, for heat maps")
     elements: PositiveInt = Field(
-        100_000, description="layers of more weights keep no eigenvector in the cube"
+        200_000, description="layers of more weights keep no eigenvector in the cube"
     )
     probes: Annotated[int, Field(ge=2)] = Field(
         10, description="random vectors for what the decoupling error has beyond the eigenpairs"
