@@ -5,7 +5,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 
-.PHONY: all env test test-slow bench lint lock clean
+.PHONY: all env test test-slow test-slurm bench lint lock clean
 
 all: $(READY)
 	$(BIN)/snakemake
@@ -24,6 +24,10 @@ test: lint
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# On a Slurm that the tests start and stop: root and Debian packages, or they say why they are skipped.
+test-slurm: $(READY)
+	$(BIN)/python -m pytest -m slurm -rs
 
 # Beside the peers, which only this needs; some 20 minutes.  ROUNDS=1 is quicker.
 bench: $(READY)

@@ -1,6 +1,7 @@
 """The commands: one thin subcommand for each rule, which imports its stage when it is called."""
 
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -28,6 +29,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 RunFolder = Annotated[Path, typer.Argument(help="a run's folder: .../runs/<dataset>/.../seed<n>")]
 JobText = Annotated[str, typer.Option("--job", help="what the job depends on, as JSON")]
+Processes = Annotated[
+    int, typer.Option(help="start so many under torchrun, each with a share of the examples")
+]
 ConfigFiles = Annotated[
     list[Path], typer.Option("--configfile", help="YAML files, later ones overlaying")
 ]
@@ -63,24 +67,27 @@ def train(
 
 
 @app.command()
-def spectrum(folder: RunFolder, job: JobText) -> None:
+def spectrum(folder: RunFolder, job: JobText, processes: Processes = 1) -> None:
     """Compute the spectra of a run's checkpoints."""
+    spread(processes)
     from pipeline.jobs.spectrum import write_spectra
 
     write_spectra(folder, SpectrumJob.model_validate_json(job))
 
 
 @app.command()
-def hierarchy(folder: RunFolder, job: JobText) -> None:
+def hierarchy(folder: RunFolder, job: JobText, processes: Processes = 1) -> None:
     """Compute the three-level hierarchy of a run's checkpoints."""
+    spread(processes)
     from pipeline.jobs.hierarchy import write_hierarchies
 
     write_hierarchies(folder, HierarchyJob.model_validate_json(job))
 
 
 @app.command()
-def layers(folder: RunFolder, job: JobText) -> None:
+def layers(folder: RunFolder, job: JobText, processes: Processes = 1) -> None:
     """Dissect the layers of a run's checkpoints."""
+    spread(processes)
     from pipeline.jobs.layers import write_layers
 
     write_layers(folder, LayersJob.model_validate_json(job))
@@ -122,12 +129,20 @@ def figure(
     draw_figure(name, out, FigureJob.model_validate_json(job))
 
 
+def spread(processes: int) -> None:
+    """Become several processes of this command under torchrun, unless this is one of them."""
+    if processes > 1 and "WORLD_SIZE" not in os.environ:
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        command = [sys.executable, *launcher, "-m", "pipeline", *sys.argv[1:]]
+        os.execv(sys.executable, command)
+
+
 def main() -> NoReturn:
     """Run a command; a refusal is one message, not a traceback.
 
     A job's command stands first in its log, to be copied and run by hand.
     """
-    if "--job" in sys.argv:
+    if "--job" in sys.argv and "WORLD_SIZE" not in os.environ:
         say(f"$ python -m pipeline {shlex.join(sys.argv[1:])}")
     try:
         app()

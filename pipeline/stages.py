@@ -165,11 +165,19 @@ class Figures(Settings):
 
 
 class Resources(Settings):
-    """What one job of a stage asks of a scheduler; changing it reruns nothing."""
+    """What one job of a stage asks of a scheduler; changing it reruns nothing.
 
-    mem_mb: PositiveInt = 4000
+    A second attempt asks for twice the memory and time, a third for three times.
+    """
+
+    mem_mb: PositiveInt = Field(4000, description="MB of main memory")
     runtime: PositiveInt = Field(120, description="minutes")
-    gpu: Annotated[int, Field(ge=0)] = 0
+    gpu: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="GPUs; of several, spectrum, hierarchy and layers start a process for each, "
+        "which share the examples",
+    )
+    gpu_model: str | None = Field(None, description="as the cluster names it, such as h200")
 
 
 class StageResources(Settings):

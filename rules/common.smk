@@ -3,6 +3,22 @@ RUN = f"{RESULTS}/runs/{PATTERN}"
 RUNS = CONFIG.runs()
 
 
+def asked(stage):
+    """Return what a stage asks of a scheduler: more memory and time at each attempt."""
+    wanted = getattr(CONFIG.resources, stage)
+    resources = {
+        "mem_mb": lambda wildcards, attempt: attempt * wanted.mem_mb,
+        "runtime": lambda wildcards, attempt: attempt * wanted.runtime,
+        "gpu": wanted.gpu,
+    }
+    return resources | ({"gpu_model": wanted.gpu_model} if wanted.gpu_model else {})
+
+
+def threads_of(stage):
+    """Return the CPU threads of a stage that starts a process for each of its GPUs."""
+    return CONFIG.compute.threads * max(1, getattr(CONFIG.resources, stage).gpu)
+
+
 def train_params(wildcards):
     return train_job(
         CONFIG, dataset=wildcards.dataset, model=wildcards.model, recipe=wildcards.recipe

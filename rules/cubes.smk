@@ -11,9 +11,7 @@ rule cube:
     conda:
         "environment.yaml"
     resources:
-        mem_mb=CONFIG.resources.cube.mem_mb,
-        runtime=CONFIG.resources.cube.runtime,
-        gpu=CONFIG.resources.cube.gpu,
+        **asked("cube"),
     params:
         job=cube_params,
     message:

@@ -11,9 +11,7 @@ rule figure:
     conda:
         "environment.yaml"
     resources:
-        mem_mb=CONFIG.resources.figure.mem_mb,
-        runtime=CONFIG.resources.figure.runtime,
-        gpu=CONFIG.resources.figure.gpu,
+        **asked("figure"),
     params:
         job=figure_params,
     message:

@@ -20,11 +20,9 @@ for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists("hierarc
             recipe="|".join(recipes),
         conda:
             "environment.yaml"
-        threads: CONFIG.compute.threads
+        threads: threads_of("hierarchy")
         resources:
-            mem_mb=CONFIG.resources.hierarchy.mem_mb,
-            runtime=CONFIG.resources.hierarchy.runtime,
-            gpu=CONFIG.resources.hierarchy.gpu,
+            **asked("hierarchy"),
         params:
             folder=lambda wildcards, input: str(Path(input.run).parent),
             job=hierarchy_params,
@@ -32,4 +30,5 @@ for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists("hierarc
             "Hierarchy of {wildcards.dataset} {wildcards.model} norm={wildcards.norm} "
             "{wildcards.recipe} n={wildcards.n_per_class} seed={wildcards.seed}"
         shell:
-            "python -m pipeline hierarchy {params.folder:q} --job {params.job:q} 2> {log:q}"
+            "python -m pipeline hierarchy {params.folder:q} --processes {resources.gpu} "
+            "--job {params.job:q} 2> {log:q}"

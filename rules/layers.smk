@@ -20,11 +20,9 @@ for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists("layers"
             recipe="|".join(recipes),
         conda:
             "environment.yaml"
-        threads: CONFIG.compute.threads
+        threads: threads_of("layers")
         resources:
-            mem_mb=CONFIG.resources.layers.mem_mb,
-            runtime=CONFIG.resources.layers.runtime,
-            gpu=CONFIG.resources.layers.gpu,
+            **asked("layers"),
         params:
             folder=lambda wildcards, input: str(Path(input.run).parent),
             job=layers_params,
@@ -32,4 +30,5 @@ for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists("layers"
             "Layers of {wildcards.dataset} {wildcards.model} norm={wildcards.norm} "
             "{wildcards.recipe} n={wildcards.n_per_class} seed={wildcards.seed}"
         shell:
-            "python -m pipeline layers {params.folder:q} --job {params.job:q} 2> {log:q}"
+            "python -m pipeline layers {params.folder:q} --processes {resources.gpu} "
+            "--job {params.job:q} 2> {log:q}"

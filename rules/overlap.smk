@@ -12,9 +12,7 @@ rule overlap:
         "environment.yaml"
     threads: CONFIG.compute.threads
     resources:
-        mem_mb=CONFIG.resources.overlap.mem_mb,
-        runtime=CONFIG.resources.overlap.runtime,
-        gpu=CONFIG.resources.overlap.gpu,
+        **asked("overlap"),
     params:
         job=overlap_params,
     message:

@@ -20,11 +20,9 @@ for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists("spectru
             recipe="|".join(recipes),
         conda:
             "environment.yaml"
-        threads: CONFIG.compute.threads
+        threads: threads_of("spectrum")
         resources:
-            mem_mb=CONFIG.resources.spectrum.mem_mb,
-            runtime=CONFIG.resources.spectrum.runtime,
-            gpu=CONFIG.resources.spectrum.gpu,
+            **asked("spectrum"),
         params:
             folder=lambda wildcards, input: str(Path(input.run).parent),
             job=spectrum_params,
@@ -32,4 +30,5 @@ for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists("spectru
             "Spectra of {wildcards.dataset} {wildcards.model} norm={wildcards.norm} "
             "{wildcards.recipe} n={wildcards.n_per_class} seed={wildcards.seed}"
         shell:
-            "python -m pipeline spectrum {params.folder:q} --job {params.job:q} 2> {log:q}"
+            "python -m pipeline spectrum {params.folder:q} --processes {resources.gpu} "
+            "--job {params.job:q} 2> {log:q}"

@@ -9,9 +9,7 @@ rule theory:
         "environment.yaml"
     threads: CONFIG.compute.threads
     resources:
-        mem_mb=CONFIG.resources.theory.mem_mb,
-        runtime=CONFIG.resources.theory.runtime,
-        gpu=CONFIG.resources.theory.gpu,
+        **asked("theory"),
     params:
         job=theory_job(CONFIG).model_dump_json(),
     message:

@@ -18,9 +18,7 @@ for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists("trainin
             "environment.yaml"
         threads: CONFIG.compute.threads
         resources:
-            mem_mb=CONFIG.resources.train.mem_mb,
-            runtime=CONFIG.resources.train.runtime,
-            gpu=CONFIG.resources.train.gpu,
+            **asked("train"),
         params:
             folder=lambda wildcards, output: str(Path(output.run).parent),
             job=train_params,

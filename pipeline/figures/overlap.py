@@ -27,7 +27,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
         missing=layerwise.NO_PAIR,
     )
     for panel in panels:
-        largest = float(panel.only.overlap_mean.max())
+        largest = float(panel.only.overlap.max())
         if panel.axes.get_subplotspec().is_first_col():
             panel.axes.set_ylim(0, LEAST)  # of the row, whose panels share it
         panel.axes.set_ylim(0, max(panel.axes.get_ylim()[1], TOP * np.nan_to_num(largest)))

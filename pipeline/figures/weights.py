@@ -22,10 +22,11 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
     figure, axes = layerwise.panels(
         max(1, len(rows)),
         max(1, len(norms)),
+        sharey=True,
         title=[what, layerwise.place(cube)] if rows else [what],
     )
     for panel in axes.flat:
-        panel.set(xticks=[], ylim=(-0.05, 1.05), ylabel="overlap; |cosine|")
+        panel.set(xticks=[], ylabel="overlap; |cosine|")
     for line, (name, nets) in zip(axes, rows.items(), strict=False):
         by_norm = {net["norm"]: net for net in nets}
         for panel, norm in zip(line, norms, strict=True):
@@ -35,6 +36,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
                 panel.remove()
     if not rows:
         style.note(axes[0, 0], layerwise.NO_PAIR)
+    axes[0, 0].set_ylim(bottom=0)
     layerwise.label_below(figure, axes, "layer, and k: its outputs, or the most there are")
     layerwise.legend(figure, columns=5)
     return figure

@@ -1,0 +1,141 @@
+"""A Slurm of one node with two fake GPUs, on loopback alone, started and stopped for tests."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+TEMPLATE = Path(__file__).with_name("slurm.conf")
+ETC = Path("/etc/slurm")  # the plugin drops SLURM_CONF: there is no other place
+PACKAGES = ("slurm-wlm", "munge")
+PATIENCE = 60.0  # seconds for a daemon to come up
+
+
+def why_not():
+    """Return why no cluster can be started here, None where one can; installs what it needs."""
+    if os.geteuid() != 0:
+        return "needs root, to start Slurm's daemons and write /etc/slurm"
+    if (ETC / "slurm.conf").exists():
+        return f"{ETC}/slurm.conf is there: this machine's own Slurm is left alone"
+    if shutil.which("slurmctld") and shutil.which("munged"):
+        return None
+    if not shutil.which("apt-get"):
+        return f"needs {' and '.join(PACKAGES)}, and there is no apt-get to install them"
+    command = ["apt-get", "install", "-y", "--no-install-recommends", *PACKAGES]
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    return None if done.returncode == 0 else f"{' '.join(command)} failed: {done.stderr[-300:]}"
+
+
+class Cluster:
+    """The daemons, by name, and what they are asked."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.daemons = {}
+
+    def start(self):
+        """Start munged, the controller and the node; return when the node is idle."""
+        run_folder = Path("/run/munge")
+        run_folder.mkdir(exist_ok=True)
+        shutil.chown(run_folder, "munge", "munge")
+        socket_file = run_folder / "munge.socket.2"
+        as_munge = ["runuser", "-u", "munge", "--"]
+        self._spawn("munged", [*as_munge, "munged", "--foreground", "--force"])
+        self._wait(socket_file.exists, "munged")
+        self.start_slurm()
+
+    def start_slurm(self):
+        """Start the controller and the node."""
+        self._spawn("slurmctld", ["slurmctld", "-D"])
+        self._spawn("slurmd", ["slurmd", "-D", "-N", "localhost"])
+        self._wait(lambda: "idle" in ask("sinfo", "-h", "-o", "%T"), "the node")
+
+    def cut_power(self):
+        """Kill the controller, the node and all that runs on it."""
+        steps = [p for p in psutil.process_iter(["name"]) if p.info["name"] == "slurmstepd"]
+        jobs = [child for step in steps for child in step.children(recursive=True)]
+        for name in ("slurmctld", "slurmd"):
+            process = self.daemons.pop(name)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        for process in (*steps, *jobs):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def stop(self):
+        """Cancel all jobs and stop what was started."""
+        if "slurmctld" in self.daemons:
+            ask("scancel", "--user=root")
+        for name in reversed(list(self.daemons)):
+            os.killpg(self.daemons[name].pid, signal.SIGTERM)
+        for process in self.daemons.values():
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+
+    def _spawn(self, name, command):
+        log = (self.folder / f"{name}.log").open("ab")
+        self.daemons[name] = subprocess.Popen(
+            command, stdout=log, stderr=log, start_new_session=True
+        )
+
+    def _wait(self, ready, what):
+        end = time.monotonic() + PATIENCE
+        while not ready():
+            if time.monotonic() > end:
+                logs = "\n".join(f.read_text()[-1500:] for f in self.folder.glob("*.log"))
+                raise TimeoutError(f"{what} did not come up in {PATIENCE} s\n{logs}")
+            time.sleep(0.2)
+
+
+@contextmanager
+def cluster(folder):
+    """Give a running cluster whose files lie in ``folder``; its daemons end with it."""
+    for name in ("state", "spool"):
+        (folder / name).mkdir()
+    devices = [folder / f"nvidia{i}" for i in (0, 1)]
+    for device in devices:
+        subprocess.run(["mknod", device, "c", "1", "3"], check=True)
+    ports = free_ports(2)
+    ETC.mkdir(exist_ok=True)
+    files = {
+        "slurm.conf": TEMPLATE.read_text().format(
+            folder=folder, ctld_port=ports[0], slurmd_port=ports[1]
+        ),
+        "gres.conf": f"Name=gpu Type=h200 File={folder}/nvidia[0-1]\n",
+    }
+    for name, text in files.items():
+        (ETC / name).write_text(text)
+    found = Cluster(folder)
+    try:
+        found.start()
+        yield found
+    finally:
+        found.stop()
+        for name in files:
+            (ETC / name).unlink()
+
+
+def free_ports(count):
+    """Return so many ports above 16000 that nobody listens on."""
+    ports = []
+    for port in range(16817, 17817):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                ports.append(port)
+        if len(ports) == count:
+            return ports
+    raise OSError("no free ports")
+
+
+def ask(*command):
+    """Return what a Slurm command prints, nothing where it fails."""
+    return subprocess.run(command, capture_output=True, text=True).stdout

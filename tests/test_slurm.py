@@ -1,0 +1,194 @@
+"""The Slurm profile on a real Slurm: one node, this machine, with two devices in place of GPUs."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import slurm_cluster
+import yaml
+from slurm_cluster import ask
+
+from pipeline.catalogue import CUBES, FIGURES
+from pipeline.stages import StageResources
+
+pytestmark = pytest.mark.slurm
+ROOT = Path(__file__).parent.parent
+RECIPE = {"lr": 0.05, "batch": 16, "epochs": 2, "checkpoints": [0, 2]}
+# The default experiment's matrix, one seed of each, as small as it goes.
+MATRIX = {
+    "recipes": {"sgd": RECIPE},
+    "grid": [
+        {"datasets": ["digits"], "models": [model], "norms": norms, "recipes": ["sgd"],
+         "n_per_class": sizes, "seeds": seeds}
+        for model, norms, sizes, seeds in (
+            ("fnet32x2", ["none", "batch"], [8], [0, 1]),
+            ("lenet5", ["none", "batch"], [8], [0]),
+            ("fnet32x2", ["none"], [4], [0]),
+        )
+    ],
+    "spectrum": {"top": {"Hess": 9, "G": 9, "H": 2}, "steps": 8, "probes": 1, "trace_probes": 2},
+    "hierarchy": {"steps": 8, "trace_probes": 2},
+    "layers": {"rank": 6, "full": 4, "probes": 2},
+    "theory": {"widths": [32, 64], "seeds": [0], "examples": 100},
+    "compute": {"device": "cpu"},
+    "resources": {
+        stage: {"mem_mb": 1500, "runtime": 10}
+        for stage in StageResources.model_fields
+    },
+}  # fmt: skip
+# A single network that takes some seconds to train, and nothing else.
+LONG = MATRIX | {
+    "cubes": ["training"],
+    "recipes": {"sgd": RECIPE | {"epochs": 9000, "checkpoints": [9000]}},
+    "grid": [MATRIX["grid"][0] | {"norms": ["none"], "seeds": [0]}],
+}
+PATIENCE = 240.0  # seconds for a job to come to a state
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    reason = slurm_cluster.why_not()
+    if reason:
+        pytest.skip(reason)
+    with slurm_cluster.cluster(tmp_path_factory.mktemp("slurm")) as found:
+        yield found
+
+
+def command(folder, settings, *arguments):
+    folder.mkdir(exist_ok=True)
+    (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
+    return [
+        sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"),
+        "--directory", str(folder), "--configfile", str(folder / "settings.yaml"), *arguments,
+    ]  # fmt: skip
+
+
+def on_slurm(folder, settings, *targets):
+    """Return the command that a user gives, looking at its jobs more often."""
+    return command(
+        folder, settings, "--workflow-profile", str(ROOT / "profiles" / "slurm"),
+        "--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2",
+        "--latency-wait", "10", *targets,
+    )  # fmt: skip
+
+
+def run(words, check=True):
+    done = subprocess.run(words, capture_output=True, text=True, env=environment(words))
+    if check:
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def begin(words):
+    """Start a command and go on."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(words, text=True, env=environment(words), **pipes)
+
+
+def environment(words):
+    folder = words[words.index("--directory") + 1]
+    return os.environ | {"XDG_CACHE_HOME": f"{folder}/.cache"}
+
+
+def wait_for(ready):
+    end = time.monotonic() + PATIENCE
+    while not ready():
+        assert time.monotonic() < end, ask("scontrol", "show", "jobs", "-d")
+        time.sleep(0.5)
+
+
+def finish(process):
+    text, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, text[-4000:]
+    return text
+
+
+def running():
+    """Return the identifiers of jobs that run."""
+    return ask("squeue", "-h", "-t", "running", "-o", "%i").split()
+
+
+def state_of(folder):
+    """Return whether a training has written a state to go on from."""
+    return any((folder / "results").rglob("state*"))
+
+
+def checksums(folder):
+    manifests = sorted((folder / "results" / "cubes").glob("*.manifest.json"))
+    return {file.name: json.loads(file.read_text())["parts"] for file in manifests}
+
+
+def test_the_matrix_gives_what_it_gives_locally(cluster, tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    run(on_slurm(there, MATRIX))
+    run(command(here, MATRIX, "--workflow-profile", "none", "--cores", "2"))
+    found = checksums(there)
+    assert set(found) == {f"{cube}.manifest.json" for cube in CUBES}
+    assert found == checksums(here)
+    assert len(list((there / "results" / "figures").glob("*.svg"))) == len(FIGURES)
+
+
+def test_two_gpu_jobs_run_at_once_on_devices_of_their_own(cluster, tmp_path):
+    asked = {"train": {"mem_mb": 1500, "runtime": 10, "gpu": 1, "gpu_model": "h200"}}
+    settings = LONG | {
+        "grid": [LONG["grid"][0] | {"seeds": [0, 1]}],
+        "resources": LONG["resources"] | asked,
+    }
+    process = begin(on_slurm(tmp_path / "gpus", settings))
+    seen = set()
+
+    def both():
+        text = ask("scontrol", "show", "jobs", "-d")
+        jobs = [job for job in text.split("\n\n") if "JobState=RUNNING" in job]
+        now = {device for job in jobs for device in re.findall(r"GRES=gpu:h200:1\(IDX:(\d)\)", job)}
+        seen.update([frozenset(now)])
+        return frozenset("01") in seen
+
+    wait_for(both)
+    finish(process)
+
+
+def test_a_cancelled_job_is_submitted_again_and_goes_on(cluster, tmp_path):
+    folder = tmp_path / "cancelled"
+    process = begin(on_slurm(folder, LONG))
+    wait_for(lambda: state_of(folder) and running())
+    ask("scancel", *running())
+    text = finish(process)
+    assert "Trying to restart" in text or "restart" in text.lower()
+    log = next((folder / "results" / "logs" / "train").rglob("*.log")).read_text()
+    assert "going on" in log, log
+    whole = tmp_path / "whole"
+    run(command(whole, LONG, "--workflow-profile", "none", "--cores", "1"))
+    assert checksums(folder) == checksums(whole)
+
+
+def test_a_job_out_of_memory_is_given_more(cluster, tmp_path):
+    little = {"train": {"mem_mb": 250, "runtime": 10}}
+    settings = LONG | {"resources": LONG["resources"] | little}
+    process = begin(on_slurm(tmp_path / "memory", settings))
+    finish(process)
+    states = jobs_of(cluster)
+    assert any(state in ("OUT_OF_MEMORY", "FAILED", "CANCELLED") for state in states)
+
+
+def jobs_of(cluster):
+    """Return the ends of all jobs so far, from Slurm's own record."""
+    return re.findall(r"JobState=(\w+)", (cluster.folder / "jobs.log").read_text())
+
+
+def test_after_a_power_cut_a_rerun_completes(cluster, tmp_path):
+    folder = tmp_path / "cut"
+    process = begin(on_slurm(folder, LONG))
+    wait_for(lambda: state_of(folder) and running())
+    cluster.cut_power()
+    process.kill()
+    process.wait()
+    cluster.start_slurm()
+    run(on_slurm(folder, LONG, "--unlock"))
+    run(on_slurm(folder, LONG))
+    assert (folder / "results" / "cubes" / "training.manifest.json").exists()
