@@ -149,6 +149,13 @@ def _cross_refusals(config: Config) -> Iterator[Refusal]:
                 f"{split} is not among spectrum.splits, whose G the hierarchy is drawn beside",
                 f"add {split} to spectrum.splits, or leave it out here",
             )
+    for index, width in enumerate(config.theory.widths):
+        if width < config.theory.classes:
+            yield Refusal(
+                ("theory", "widths", index),
+                f"width {width} with {config.theory.classes} classes: no C - 1 directions fit",
+                "raise it to theory.classes at least, or lower these",
+            )
     yield from _grid_refusals(config)
 
 

@@ -55,6 +55,7 @@ REFUSALS = {
         ["grid[0].n_per_class[1]", "155", "digits has 154"],
     ),
     "unknown figure": (["figures", "names"], ["densty"], ["'densty'", "mean 'density'"]),
+    "a width below the classes": (["theory"], {"widths": [16], "classes": 20}, ["width 16"]),
     "a figure of an absent matrix": (
         ["spectrum", "matrices"],
         ["Hess", "G"],

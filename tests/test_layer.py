@@ -130,7 +130,7 @@ def test_other_layers_are_refused(problem):
         layer_hessian(model, (inputs, labels), layer="nowhere")
     shared = nn.Linear(9, 9)
     twice = nn.Sequential(nn.Flatten(), shared, nn.ReLU(), shared, nn.Linear(9, 3))
-    with pytest.raises(AnatomyError, match="applied 2 times"):
+    with pytest.raises(AnatomyError, match="applied 2 times in a pass, not once"):
         layer_hessian(twice, (torch.randn(4, 1, 3, 3), torch.arange(4) % 3), layer="1")
 
 

@@ -1,5 +1,7 @@
 """The layers and overlap jobs, on trained networks, against what is computed without them."""
 
+from itertools import groupby
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from pipeline.config import Recipe
 from pipeline.cubes.eigenspaces import eigenspace
 from pipeline.cubes.store import opened_part, read_part
 from pipeline.curvature import layer_hessian
+from pipeline.curvature.kronecker_factors import kronecker_factors
 from pipeline.jobs import overlap
 from pipeline.jobs.layers import write_layers
 from pipeline.jobs.overlap import write_overlaps
@@ -81,6 +84,22 @@ def test_the_part_has_the_layers_dense_eigenpairs(root):
         assert np.allclose(one.residual, residuals, atol=1e-8 * exact[0])
         shown = one.eigenvector.dropna("element", how="all").values
         assert np.array_equal(shown, eigenspace(part, layer)[:3])
+        factors = kronecker_factors(run.model, run.train, layer=layer)
+        mu, nu = (
+            torch.linalg.eigvalsh(F).flip(0).numpy()
+            for F in (factors.output_hessian, factors.autocorrelation)
+        )
+        for name, values in (
+            ("output_hessian_eigenvalue", mu),
+            ("autocorrelation_eigenvalue", nu),
+            ("kronecker_eigenvalue", np.sort(np.outer(mu, nu).ravel())[::-1]),
+        ):
+            there = one[name].dropna(one[name].dims[0]).values
+            assert np.allclose(there, values[: len(there)], atol=1e-9 * values[0]), name
+            assert len(there) == min(len(values), 12 if name.startswith("kron") else 50)
+        assert float(one.spectral_ratio) == pytest.approx(nu[0] / nu[1])
+        if layer == "fc2":  # as wide as there are classes: the last eigenvalue is zero
+            assert np.isnan(one.output_gap)
     full = part.hessian_eigenvalue.dropna("order").values
     assert len(full) == 6
     assert float(part.full_kronecker_overlap.sel(k=1)) > 0.3
@@ -155,6 +174,20 @@ def test_a_single_seed_and_a_diverged_one_leave_nothing_to_compare(root):
     both = overlaps(root, (0, 1, 7)).isel(recipe=0, n_per_class=0, epoch=0, split=0)
     assert both.overlap.sel(seed_b=7).isnull().all()
     assert both.overlap.sel(seed_a=0, seed_b=1).notnull().any()
+
+
+def test_across_several_groups_each_space_is_read_once_a_pair_of_groups(root, monkeypatch):
+    sides = [
+        overlap.Side(Run("d", "m", "none", recipe, n, seed), 30, "train", root, "", {})
+        for recipe in ("a", "b", "c")
+        for n in (9,)
+        for seed in (0, 1, 2)
+    ]
+    job = overlap_job(root, (0, 1, 2), recipes=("a", "b", "c"), across=("recipe",))
+    pairs = sorted(overlap._pairs(sides, job), key=lambda pair: [side.group for side in pair])
+    batches = [key for key, _ in groupby(pairs, lambda pair: [side.group for side in pair])]
+    assert len(pairs) == 3 * 3 + 3 * 6
+    assert len(batches) == 3 + 3
 
 
 def test_across_recipes_pairs_of_different_seeds_are_compared(root):

@@ -167,17 +167,29 @@ def test_a_cancelled_job_is_submitted_again_and_goes_on(cluster, tmp_path):
     assert checksums(folder) == checksums(whole)
 
 
-def test_a_job_out_of_memory_is_given_more(cluster, tmp_path):
-    little = {"train": {"mem_mb": 250, "runtime": 10}}
-    settings = LONG | {"resources": LONG["resources"] | little}
-    process = begin(on_slurm(tmp_path / "memory", settings))
-    finish(process)
-    states = jobs_of(cluster)
-    assert any(state in ("OUT_OF_MEMORY", "FAILED", "CANCELLED") for state in states)
+SCARCE = {
+    "memory": ({"mem_mb": 400, "runtime": 10}, 9000, "OUT_OF_MEMORY|FAILED|CANCELLED"),
+    "time": ({"mem_mb": 1500, "runtime": 1}, 20000, "TIMEOUT"),
+}
 
 
-def jobs_of(cluster):
-    """Return the ends of all jobs so far, from Slurm's own record."""
+@pytest.mark.parametrize("what", SCARCE)
+def test_a_job_that_exceeds_what_it_asked_for_is_given_more(cluster, tmp_path, what):
+    asked, epochs, end = SCARCE[what]
+    settings = LONG | {
+        "recipes": {"sgd": RECIPE | {"epochs": epochs, "checkpoints": [epochs]}},
+        "resources": LONG["resources"] | {"train": asked},
+    }
+    before = len(ends_of_jobs(cluster))
+    run(on_slurm(tmp_path / what, settings))
+    ends = ends_of_jobs(cluster)[before:]
+    assert re.fullmatch(end, ends[0]), ends
+    # Trained at a later attempt, then gathered and drawn.
+    assert ends.count("COMPLETED") == 3, ends
+
+
+def ends_of_jobs(cluster):
+    """Return how jobs ended so far, from Slurm's own record."""
     return re.findall(r"JobState=(\w+)", (cluster.folder / "jobs.log").read_text())
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipeline.anatomy.layerwise import Network
+from pipeline.anatomy.layerwise import Network, fitting, leading
 from pipeline.anatomy.overlap import eigenspace_overlap
 from pipeline.curvature.base import LinearOperator
 from pipeline.curvature.preactivations import kronecker_direction, output_hessian
@@ -30,17 +30,17 @@ def full_kronecker(network: Network, layers: list[str]) -> FullKronecker:
 
     w_i = stack_L(u_i^(L) (x) E[x^(L)]), (sigma_i, u_i) the output Hessian's top pairs.  Source: D.
     """
-    k = network.settings.full
     found = output_hessian(network.model, network.data, layers=layers, **network.options)
-    parts = _top(network, found.operator, k, "output")
-    W = torch.stack([kronecker_direction(found, network.model, u) for u in parts.vectors.T], 1)
-    squares = W.double().square().sum(0).cpu().numpy()
-    values = parts.values * squares
+    parts = _top(network, found.operator, "output")
+    kept = leading(parts.converged)
+    vectors = parts.vectors[:, : max(1, kept)].T
+    W = torch.stack([kronecker_direction(found, network.model, u) for u in vectors], 1)
+    values = (parts.values[: W.shape[1]] * W.double().square().sum(0).cpu().numpy())[:kept]
     order = np.argsort(-values, kind="stable")
-    basis = torch.linalg.qr(W[:, torch.as_tensor(order.copy(), device=W.device)].double())[0]
+    basis = torch.linalg.qr(W[:, torch.as_tensor(order, device=W.device)].double())[0]
     operator = hessian(network.model, network.data, **network.options)
-    true = _top(network, network.wrap(operator, "Hess"), k, "Hess")
-    count = min(basis.shape[1], true.vectors.shape[1])
+    true = _top(network, operator, "Hess")
+    count = min(basis.shape[1], leading(true.converged))
     overlap = eigenspace_overlap(true.vectors[:, :count].double(), basis[:, :count])
     return FullKronecker(
         true=np.where(true.converged, true.values, np.nan),
@@ -49,6 +49,10 @@ def full_kronecker(network: Network, layers: list[str]) -> FullKronecker:
     )
 
 
-def _top(network: Network, operator: LinearOperator, k: int, name: str) -> Eigenpairs:
-    seed = stream(network.seed, "full", name)
-    return top_eigenpairs(operator, k, tolerance=TOLERANCE, seed=seed)
+def _top(network: Network, operator: LinearOperator, name: str) -> Eigenpairs:
+    return top_eigenpairs(
+        network.wrap(operator, f"whole-{name}"),
+        fitting(network.settings.full, operator, network.room),
+        tolerance=TOLERANCE,
+        seed=stream(network.seed, "full", name),
+    )

@@ -32,8 +32,10 @@ def kronecker_cosines(
 
     <h, u (x) v> = u^T Mat(h) v for columns u of ``U`` (m, .) and v of ``V`` (n, .).
     """
+    if not len(places):
+        return vectors.new_zeros(vectors.shape[1], 0)
     i, j = (torch.as_tensor(places[:, axis], device=U.device) for axis in (0, 1))
-    matrices = vectors.T.reshape(-1, len(U), len(V))
+    matrices = vectors.T.reshape(vectors.shape[1], len(U), len(V))
     # Columns that occur among the places alone: often a few of many.
     left, inverse = i.unique(return_inverse=True)
     turned = U[:, left].T @ matrices  # (K, few, n)

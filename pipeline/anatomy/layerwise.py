@@ -15,6 +15,7 @@ from pipeline.curvature.kronecker_factors import KroneckerFactors, kronecker_fac
 from pipeline.curvature.layer import checked_layer, layer_hessian
 from pipeline.curvature.problem import Data, Options
 from pipeline.curvature.tangent import NotLinearisedError
+from pipeline.progress import say
 from pipeline.spectra.eigenpairs import basis_size, top_eigenpairs
 from pipeline.spectra.lanczos import gaussian
 from pipeline.stages import Layers
@@ -67,7 +68,7 @@ class KroneckerAnatomy:
 
 @dataclass(frozen=True)
 class LayerAnatomy:
-    """What is known of a layer with weight (outputs, inputs).
+    """What is known of a layer with weight (outputs, inputs), of ``asked`` eigenpairs.
 
     ``eigenvalues`` (K,) and ``residuals`` (K,) are of the layer's Hessian, ``eigenvectors``
     (outputs x inputs, K) its leading ones, ``singular_values`` (K, .) theirs as matrices.
@@ -76,6 +77,7 @@ class LayerAnatomy:
 
     outputs: int
     inputs: int
+    asked: int
     closed_form: float
     residual_share: float
     eigenvalues: np.ndarray
@@ -91,9 +93,10 @@ def layer_anatomy(network: Network, layer: str) -> LayerAnatomy:
     module = checked_layer(network.model, layer)
     m, n = module.weight.shape[0], module.weight[0].numel()
     operator = layer_hessian(network.model, network.data, layer=layer, **network.options)
-    k = _rank(settings, m, m * n, network.room // operator.dtype.itemsize)
+    asked = min(settings.rank or min(int(BEYOND * m), MOST), m * n)
+    k = fitting(asked, operator, network.room)
     pairs = top_eigenpairs(
-        network.wrap(operator, layer),
+        network.wrap(operator, f"layer-{layer}"),
         k,
         tolerance=settings.tolerance,
         seed=stream(network.seed, "layers", layer),
@@ -101,7 +104,9 @@ def layer_anatomy(network: Network, layer: str) -> LayerAnatomy:
     )
     # A value below its residual is not told from zero, nor its vector from any other.
     known = pairs.converged & (pairs.values > pairs.residuals)
-    kept = len(known) if known.all() else int(known.argmin())
+    kept = leading(known)
+    if kept < asked:
+        say(f"{layer}: {kept} eigenpairs known of {asked} asked for ({k} fit compute.basis_gb)")
     values, vectors = pairs.values[:kept], pairs.vectors[:, :kept]
     try:
         factors = kronecker_factors(network.model, network.data, layer=layer, **network.options)
@@ -112,11 +117,12 @@ def layer_anatomy(network: Network, layer: str) -> LayerAnatomy:
     return LayerAnatomy(
         outputs=m,
         inputs=n,
+        asked=asked,
         closed_form=CLOSED_FORM[operator.route],
         residual_share=operator.residual_share,
         eigenvalues=values,
         residuals=pairs.residuals[:kept],
-        eigenvectors=vectors,
+        eigenvectors=vectors.cpu(),
         singular_values=singular_values(vectors, m)[:, : settings.index],
         kronecker=kronecker,
     )
@@ -124,7 +130,7 @@ def layer_anatomy(network: Network, layer: str) -> LayerAnatomy:
 
 def singular_values(vectors: torch.Tensor, outputs: int) -> np.ndarray:
     """Return the singular values (K, .), largest first, of columns (m n, K) as (m, n) matrices."""
-    matrices = vectors.T.reshape(vectors.shape[1], outputs, -1)
+    matrices = vectors.T.reshape(vectors.shape[1], outputs, len(vectors) // outputs)
     return torch.linalg.svdvals(matrices).double().cpu().numpy()
 
 
@@ -153,7 +159,7 @@ def decoupling_error(
     for v, image in zip(probes.T, operator.matmat(probes).T, strict=True):
         error += share * float((_times(M, xx, v) - image).square().sum())
         square += share * float(image.double().square().sum())
-    return (error / square) ** 0.5
+    return (error / square) ** 0.5 if square > 0 else np.nan
 
 
 def _times(M: torch.Tensor, xx: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -161,12 +167,16 @@ def _times(M: torch.Tensor, xx: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     return (M @ v.reshape(len(M), -1).double() @ xx).flatten()
 
 
-def _rank(settings: Layers, outputs: int, p: int, room: int) -> int:
-    """Return how many pairs to find: as asked, within ``room`` numbers for basis and images."""
-    asked = settings.rank or min(int(BEYOND * outputs), MOST)
-    bases = room // (2 * p)
+def fitting(asked: int, operator: LinearOperator, room: int) -> int:
+    """Return how many pairs to find: as asked, if ``room`` bytes hold a basis and its images."""
+    bases = room // (2 * operator.shape[0] * operator.dtype.itemsize)
     fit = (bases - basis_size(0)) // (basis_size(1) - basis_size(0))
-    return max(1, min(asked, fit, p))
+    return max(1, min(asked, fit))
+
+
+def leading(known: np.ndarray) -> int:
+    """Return how many are known before the first that is not."""
+    return len(known) if known.all() else int(known.argmin())
 
 
 def _kronecker(
@@ -183,7 +193,7 @@ def _kronecker(
     products, places = top_products(mu, nu, len(values))
     m, n = len(mu), len(nu)
     U32, V32 = U.to(vectors), V.to(vectors)
-    matrices = vectors.T.reshape(-1, m, n)
+    matrices = vectors.T.reshape(vectors.shape[1], m, n)
     mean = factors.mean_input
     S = later_weights(network.model, layer)
     seeds = [stream(network.seed, "decoupling", layer, i) for i in range(settings.probes)]

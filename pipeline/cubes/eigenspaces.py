@@ -21,7 +21,8 @@ def eigenspaces(vectors: Mapping[str, np.ndarray]) -> xr.Dataset:
     )
     for name, own in part.items():
         # Whole, and as it is: random digits do not compress.
-        part[name].encoding = {"chunks": own.shape, "compressors": None}
+        chunks = tuple(max(1, size) for size in own.shape)
+        part[name].encoding = {"chunks": chunks, "compressors": None}
     return part
 
 

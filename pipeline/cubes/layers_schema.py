@@ -12,6 +12,12 @@ LAYERS_SCHEMA: dict[str, dict[str, Variable]] = {
     "layers": {
         "outputs": Variable(_LAYER, "outputs m of the layer's weight", "1", "definition"),
         "inputs": Variable(_LAYER, "inputs n of the weight, times kernel size", "1", "definition"),
+        "pairs_asked": Variable(
+            _LAYER,
+            "eigenpairs asked for; fewer are here where memory or precision ended",
+            "1",
+            "docs/method.md",
+        ),
         "closed_form": Variable(
             _LAYER,
             "1 where the layer's Hessian was multiplied in closed form, 0 by autograd, 0.5 by both",

@@ -5,7 +5,7 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Container, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +35,30 @@ def read_part(path: Path, names: Container[str] | None = None) -> xr.Dataset:
 
     Raises ArtifactError, by name, where it is missing or corrupt.
     """
-    with opened_part(path) as part:
+    with opened_part(path) as part, refusal_of(path):
         kept = part if names is None else part[[key for key in part if key in names]]
         return kept.load()
 
 
 @contextmanager
 def opened_part(path: Path) -> Iterator[xr.Dataset]:
-    """Give a part whose variables are read when asked for; raises as ``read_part``."""
+    """Give a part, checked, whose variables are read when asked for; raises as ``read_part``."""
+    with ExitStack() as stack:
+        with refusal_of(path):
+            with zipfile.ZipFile(path) as archive:
+                broken = archive.testzip()
+            if broken:
+                raise zipfile.BadZipFile(f"{broken} fails its checksum")
+            store = stack.enter_context(zarr.storage.ZipStore(path, mode="r"))
+            part = xr.open_zarr(store, consolidated=True, chunks=None)
+        yield part
+
+
+@contextmanager
+def refusal_of(path: Path) -> Iterator[None]:
+    """Refuse the part in ``path`` by name where what is done within finds it missing or corrupt."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
-        if broken:
-            raise zipfile.BadZipFile(f"{broken} fails its checksum")
-        with zarr.storage.ZipStore(path, mode="r") as store:
-            yield xr.open_zarr(store, consolidated=True, chunks=None)
+        yield
     except FileNotFoundError as error:
         raise ArtifactError(f"part {path} is missing. Run snakemake, which makes it") from error
     except (zipfile.BadZipFile, EOFError, ValueError) as error:

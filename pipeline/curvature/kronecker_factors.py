@@ -6,15 +6,16 @@ from typing import Unpack
 import torch
 from torch import nn
 
-from pipeline.curvature.layer import checked_layer, layer_factors
+from pipeline.curvature.layer import checked_layer, layer_factors, layer_problem
 from pipeline.curvature.parallel import sum_over_ranks
-from pipeline.curvature.problem import Data, Options, Problem
+from pipeline.curvature.problem import Data, Options
 
 
 @dataclass(frozen=True)
 class KroneckerFactors:
     """E[M] (m, m), E[x x^T] (n, n) and E[x] (n,) of a layer, in float64.
 
+    Sums over a chunk have the network's own precision, those over chunks float64.
     M sums over the positions of a convolution, E[x x^T] and E[x] average over examples and
     positions: E[M] (x) E[x x^T] is then near the layer's Hessian.
     """
@@ -33,7 +34,7 @@ def kronecker_factors(
     that is no product with its unfolded patches.
     """
     module = checked_layer(model, layer)
-    problem = Problem(model, data, only=(f"{layer}.weight",), **options)
+    problem = layer_problem(model, data, layer, **options)
     m, n = module.weight.shape[0], module.weight[0].numel()
     where = {"dtype": torch.float64, "device": problem.network.theta.device}
     M, xx = torch.zeros(m, m, **where), torch.zeros(n, n, **where)

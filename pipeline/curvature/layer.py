@@ -20,11 +20,14 @@ from torch.nn import functional as F
 
 from pipeline.curvature.chunked import ChunkSum, Kept, Product, chunk_products
 from pipeline.curvature.loss import likeliest
+from pipeline.curvature.memory import pass_budget
 from pipeline.curvature.problem import Chunk, Data, Options, Problem
 from pipeline.curvature.sandwich import recomputed_gauss_newton
 from pipeline.curvature.second_order import tangent_of_gradient
 from pipeline.curvature.tangent import NotLinearisedError
 from pipeline.errors import AnatomyError
+
+COPIES = 3  # of a chunk's factors, at most, while they are made
 
 
 class LayerHessian(ChunkSum):
@@ -49,9 +52,7 @@ def layer_hessian(
     other options as ``hessian``.  Raises AnatomyError where there is no such layer, or where it is
     applied more than once.
     """
-    checked_layer(model, layer)
-    problem = Problem(model, data, only=(f"{layer}.weight",), **options)
-    problem.bytes_per_example = _bytes_per_example(problem, layer)
+    problem = layer_problem(model, data, layer, **options)
 
     def keep(chunk: Chunk, pure: bool) -> Kept:
         factors = layer_factors(problem, layer, chunk)
@@ -72,16 +73,41 @@ def layer_hessian(
     return made
 
 
+def layer_problem(model: nn.Module, data: Data, layer: str, **options: Unpack[Options]) -> Problem:
+    """Return the problem of one layer's weight; raises as ``layer_hessian``.
+
+    Its chunks are small enough for their factors, of which a pass takes some copies.
+    """
+    checked_layer(model, layer)
+    problem = Problem(model, data, only=(f"{layer}.weight",), **options)
+    problem.bytes_per_example = _bytes_per_example(problem, layer)
+    fit = pass_budget(problem.network.theta.device) // (COPIES * problem.bytes_per_example)
+    problem.chunk = max(1, min(problem.chunk, fit))
+    return problem
+
+
 def checked_layer(model: nn.Module, layer: str) -> nn.Linear | nn.Conv2d:
-    """Return the module ``layer``; AnatomyError where the network has no such layer."""
+    """Return the module ``layer``; AnatomyError where the network has no such layer.
+
+    Its weight must be a parameter of its own: not tied to another's, not made from others.
+    """
     module = dict(model.named_modules()).get(layer)
-    if not isinstance(module, nn.Linear | nn.Conv2d):
-        known = [n for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    if layer not in (known := layer_names(model)):
         raise AnatomyError(
             f"layer {layer!r} is no linear or 2d convolution layer of the network. Name one of "
             f"{', '.join(known) or 'none, for it has none'}"
         )
     return module
+
+
+def layer_names(model: nn.Module) -> list[str]:
+    """Return the names of all linear and 2d convolution layers that have a weight of their own."""
+    own = dict(model.named_parameters())
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d) and f"{name}.weight" in own
+    ]
 
 
 @dataclass(frozen=True)
@@ -117,6 +143,8 @@ def layer_factors(problem: Problem, layer: str, chunk: Chunk) -> LayerFactors:
     module = network.module.get_submodule(layer)
     with torch.no_grad():
         x, u = input_and_output(network.module, layer, chunk.inputs)
+        if len(u) != len(chunk):
+            raise NotLinearisedError("a layer whose first dimension is not that of the examples")
 
         def logits_of(shift: torch.Tensor) -> torch.Tensor:
             handle = module.register_forward_hook(lambda _m, _i, output: output + shift)
@@ -147,15 +175,20 @@ def input_and_output(
     """
     module = network.get_submodule(layer)
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
-    handle = module.register_forward_hook(lambda _m, given, made: seen.append((given[0], made)))
+
+    def note(_module: nn.Module, args: tuple, named: dict, made: torch.Tensor) -> None:
+        # A copy: an operation in place may follow.
+        seen.append((next(iter((*args, *named.values()))).clone(), made))
+
+    handle = module.register_forward_hook(note, with_kwargs=True)
     try:
         network(inputs)
     finally:
         handle.remove()
     if len(seen) != 1:
         raise AnatomyError(
-            f"layer {layer!r} is applied {len(seen)} times in a pass: its Hessian is no longer "
-            "one layer's. Name a layer that is applied once"
+            f"layer {layer!r} is applied {len(seen)} times in a pass, not once as a layer's "
+            "Hessian needs. Name another"
         )
     return seen[0]
 

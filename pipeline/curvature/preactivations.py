@@ -6,7 +6,7 @@ on the full Hessian.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Unpack
 
@@ -18,19 +18,20 @@ from pipeline.curvature.layer import checked_layer, input_and_output, patches
 from pipeline.curvature.parallel import sum_over_ranks
 from pipeline.curvature.problem import Data, Options, Problem
 from pipeline.curvature.sandwich import gauss_newton_of
+from pipeline.curvature.tangent import NotLinearisedError
 
 
 @dataclass(frozen=True)
 class OutputHessian:
     """The output Hessian of some layers' stacked pre-activations, and the means of their inputs.
 
-    ``operator`` (U, U) counts each layer's pre-activations as outputs x positions, row-major;
-    ``mean_inputs`` (positions, inputs) are E[x] by layer, unfolded for a convolution.
+    ``operator`` (U, U) counts the layers' pre-activations as ``shapes``, row-major: (m,) or
+    (positions..., m) of a linear layer, (m, height, width) of a convolution.  ``mean_inputs``
+    (positions, n) are E[x] by layer, unfolded for a convolution.
     """
 
     operator: ChunkSum
-    layers: tuple[str, ...]
-    shapes: dict[str, tuple[int, int]]  # outputs, positions
+    shapes: dict[str, torch.Size]
     mean_inputs: dict[str, torch.Tensor]
 
 
@@ -40,25 +41,18 @@ def output_hessian(
     """Return the output Hessian of ``layers`` together; options as ``hessian``.
 
     Raises as ``layer_hessian``, and NotLinearisedError for a convolution that is no product with
-    its unfolded patches.
+    its unfolded patches, or a layer whose first dimension is not that of the examples.
     """
-    plain = Problem(model, data, **options)
-    modules = {name: checked_layer(model, name) for name in layers}
-    outputs = {name: _example_output(plain, name) for name in layers}
-    means = {name: _mean_input(plain, name) for name in layers}
-    shifted = copy.deepcopy(model)
     for name in layers:
-        parent, _, own = name.rpartition(".")
-        owner = shifted.get_submodule(parent)
-        setattr(owner, own, _Shifted(owner.get_submodule(own), outputs[name]))
-    problem = Problem(shifted, data, only=[f"{name}.shift" for name in layers], **options)
-    sizes = {name: modules[name].weight.shape[0] for name in layers}
-    return OutputHessian(
-        operator=gauss_newton_of(problem),
-        layers=tuple(layers),
-        shapes={name: (sizes[name], outputs[name].numel() // sizes[name]) for name in layers},
-        mean_inputs=means,
-    )
+        checked_layer(model, name)
+    plain = Problem(model, data, **options)
+    inputs = data[0] if isinstance(data, tuple) else data.inputs
+    seen = {name: _of_example(plain, name, inputs[:1]) for name in layers}
+    shapes = {name: u.shape for name, (_, u) in seen.items()}
+    shifted = _Shifted(model, shapes)
+    problem = Problem(shifted, data, only=shifted.names, **options)
+    means = {name: _mean_input(plain, name, x) for name, (x, _) in seen.items()}
+    return OutputHessian(gauss_newton_of(problem), shapes, means)
 
 
 def kronecker_direction(found: OutputHessian, model: nn.Module, u: torch.Tensor) -> torch.Tensor:
@@ -67,45 +61,66 @@ def kronecker_direction(found: OutputHessian, model: nn.Module, u: torch.Tensor)
     ``u`` (U,) are pre-activations of all layers.  p counts all parameters of ``model``; those of
     other layers have zeros.
     """
-    sizes = [outputs * positions for outputs, positions in found.shapes.values()]
-    pieces = dict(zip(found.layers, u.split(sizes), strict=True))
+    sizes = [shape.numel() for shape in found.shapes.values()]
+    pieces = dict(zip(found.shapes, u.split(sizes), strict=True))
     rows = []
     for name, parameter in model.named_parameters():
         layer, _, kind = name.rpartition(".")
         if layer not in pieces or kind not in ("weight", "bias"):
             rows.append(torch.zeros_like(parameter).flatten())
             continue
+        first = isinstance(model.get_submodule(layer), nn.Conv2d)  # outputs come first
         own = pieces[layer].view(found.shapes[layer])
+        own = own.flatten(1) if first else own.reshape(-1, own.shape[-1]).T
         rows.append((own @ found.mean_inputs[layer]).flatten() if kind == "weight" else own.sum(1))
     return torch.cat([row.to(u) for row in rows])
 
 
 class _Shifted(nn.Module):
-    """A layer with a shift of its pre-activations, zero but for differentiation."""
+    """A network with a shift of some layers' pre-activations, zero but for differentiation."""
 
-    def __init__(self, layer: nn.Module, output: torch.Tensor) -> None:
+    def __init__(self, model: nn.Module, shapes: Mapping[str, torch.Size]) -> None:
         super().__init__()
-        self.layer = layer
-        self.shift = nn.Parameter(torch.zeros_like(output))
+        self.model = copy.deepcopy(model)
+        self.layers = list(shapes)
+        like = next(model.parameters())
+        self.shifts = nn.ParameterList([like.new_zeros(shape) for shape in shapes.values()])
+        self.names = [f"shifts.{i}" for i in range(len(self.layers))]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layer(x) + self.shift
+        handles = [
+            self.model.get_submodule(name).register_forward_hook(
+                lambda _module, _inputs, output, shift=shift: output + shift
+            )
+            for name, shift in zip(self.layers, self.shifts, strict=True)
+        ]
+        try:
+            return self.model(x)
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
 @torch.no_grad()
-def _example_output(problem: Problem, layer: str) -> torch.Tensor:
-    """Return the layer's pre-activations of the first example."""
-    module = problem.network.module
-    return input_and_output(module, layer, problem.inputs[:1])[1][0]
+def _of_example(
+    problem: Problem, layer: str, example: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the layer's input and output of an example, which every rank has."""
+    network = problem.network
+    x, u = input_and_output(network.module, layer, example.to(network.theta))
+    if len(u) != 1:
+        raise NotLinearisedError("a layer whose first dimension is not that of the examples")
+    patches(x, network.module.get_submodule(layer))
+    return x[0], u[0]
 
 
 @torch.no_grad()
-def _mean_input(problem: Problem, layer: str) -> torch.Tensor:
+def _mean_input(problem: Problem, layer: str, like: torch.Tensor) -> torch.Tensor:
     """Return E[x] (P, n); unfolding is linear, so that the mean comes first."""
     network = problem.network
-    total = torch.zeros((), dtype=torch.float64, device=network.theta.device)
+    total = torch.zeros_like(like, dtype=torch.float64)
     for chunk in problem.chunks():
         x, _ = input_and_output(network.module, layer, chunk.inputs)
-        total = total + x.sum(0, dtype=torch.float64)
+        total += x.sum(0, dtype=torch.float64)
     mean = (sum_over_ranks(total) / problem.examples).to(network.theta.dtype)
     return patches(mean[None], network.module.get_submodule(layer))[0]

@@ -22,12 +22,13 @@ CUBES = {
 def write_cube_of(name: str, job: CubeJob) -> None:
     """Gather the cube ``name`` and write it with its manifest."""
     gathered = CUBES[name](job)
+    seeds = "seed" if "seed" in gathered.cube.coords else "seed_a"
     gathered.cube.attrs = attributes(
         provenance(
             settings=job.model_dump(mode="json"),
             code=job.code,
             device=", ".join(sorted(gathered.devices)),
-            seeds=sorted({run.seed for run in job.runs()}),
+            seeds=gathered.cube[seeds].values.tolist(),
         )
     )
     folder = Path(job.results) / "cubes"

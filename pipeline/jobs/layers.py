@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from torch import nn
 
 from pipeline.anatomy.full_kronecker import full_kronecker
 from pipeline.anatomy.layerwise import KroneckerAnatomy, LayerAnatomy, Network, layer_anatomy
 from pipeline.api import OpenRun
 from pipeline.cubes.eigenspaces import eigenspaces
+from pipeline.curvature.layer import layer_names
 from pipeline.curvature.memory import basis_budget
 from pipeline.curvature.parallel import least_over_ranks
 from pipeline.curvature.tangent import NotLinearisedError
@@ -59,13 +59,8 @@ def _part(job: LayersJob, run: OpenRun, split: str, record: Record) -> xr.Datase
     one_by_one = [_of_layer(layer, network) for layer in found.values()]
     part = xr.concat(one_by_one, dim=layers, join="outer")
     part = part.merge(_of_whole(network, list(found)), join="outer")
-    vectors = {name: layer.eigenvectors.T.cpu().numpy() for name, layer in found.items()}
+    vectors = {name: layer.eigenvectors.T.numpy() for name, layer in found.items()}
     return part.merge(eigenspaces(vectors))
-
-
-def layer_names(model: nn.Module) -> list[str]:
-    """Return the names of all linear and 2d convolution layers."""
-    return [n for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
 
 
 def _of_whole(network: Network, layers: list[str]) -> xr.Dataset:
@@ -88,6 +83,7 @@ def _of_layer(layer: LayerAnatomy, network: Network) -> xr.Dataset:
     variables: dict[str, Any] = {
         "outputs": float(layer.outputs),
         "inputs": float(layer.inputs),
+        "pairs_asked": float(layer.asked),
         "closed_form": layer.closed_form,
         "residual_share": layer.residual_share,
         "eigenvalue": ("order", layer.eigenvalues),
@@ -95,7 +91,7 @@ def _of_layer(layer: LayerAnatomy, network: Network) -> xr.Dataset:
         "singular_value": (("order", "index"), layer.singular_values),
     }
     if layer.outputs * layer.inputs <= settings.elements:
-        shown = layer.eigenvectors[:, : settings.shown].T.cpu().numpy()
+        shown = layer.eigenvectors[:, : settings.shown].T.numpy()
         variables["eigenvector"] = (("shown", "element"), shown)
     if layer.kronecker is not None:
         variables |= _of_kronecker(layer.kronecker, settings.index, network.classes)

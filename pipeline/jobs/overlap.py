@@ -21,7 +21,7 @@ from safetensors.torch import load_file as load_weights
 from pipeline.anatomy.overlap import eigenspace_overlap
 from pipeline.atomic import replacing, sha256
 from pipeline.cubes.eigenspaces import eigenspace, layer_sizes
-from pipeline.cubes.store import attributes, opened_part, write_part
+from pipeline.cubes.store import attributes, opened_part, refusal_of, write_part
 from pipeline.device import device_name, prepare
 from pipeline.progress import progress
 from pipeline.provenance import provenance
@@ -68,6 +68,7 @@ def write_overlaps(job: OverlapJob) -> None:
     kept = target.parent / ".overlap"
     files = {pair: kept / f"{_key(pair, job.code)}.safetensors" for pair in _pairs(sides, job)}
     missing = [pair for pair, file in files.items() if not file.exists()]
+    missing.sort(key=lambda pair: [side.group for side in pair])
     batches = [list(some) for _, some in groupby(missing, lambda pair: [s.group for s in pair])]
     label = f"{job.dataset}/{job.model}/{job.norm} overlap"
     for pairs in progress(batches, total=len(batches), label=label):
@@ -121,11 +122,11 @@ def _compared(
         weights = {f: _weights(job, side) for f, side in sides.items()}
         results: list[dict[str, np.ndarray]] = [{} for _ in pairs]
         for layer in {layer: None for side in sides.values() for layer in side.sizes}:
-            read = {
-                f: torch.from_numpy(eigenspace(parts[f], layer)).to(device)
-                for f, side in sides.items()
-                if layer in side.sizes
-            }
+            read = {}
+            for f, side in sides.items():
+                if layer in side.sizes:
+                    with refusal_of(f):
+                        read[f] = torch.from_numpy(eigenspace(parts[f], layer)).to(device)
             for (a, b), result in zip(pairs, results, strict=True):
                 if a.file in read and b.file in read:
                     k = min(len(read[a.file]), len(read[b.file]))

@@ -20,15 +20,16 @@ from pipeline.progress import progress, say
 from pipeline.provenance import provenance
 from pipeline.runs import Run, part_path, results_of
 from pipeline.scratch import scratch_folder
-from pipeline.tasks import HierarchyJob, SpectrumJob
+from pipeline.tasks import HierarchyJob, LayersJob, SpectrumJob
 
 Record = Callable[[LinearOperator, str], LinearOperator]
+PartsJob = SpectrumJob | HierarchyJob | LayersJob
 Dissect = Callable[[OpenRun, str, Record], xr.Dataset]
 
 
 def write_parts(
     folder: Path,
-    job: SpectrumJob | HierarchyJob,
+    job: PartsJob,
     cube: str,
     splits: Sequence[str],
     dissect: Dissect,
@@ -75,7 +76,7 @@ def write_parts(
     wait_for_all()
 
 
-def options_of(job: SpectrumJob | HierarchyJob) -> Options:
+def options_of(job: PartsJob) -> Options:
     """Return how the job's operators are evaluated."""
     compute = job.compute
     return {
@@ -89,7 +90,7 @@ def options_of(job: SpectrumJob | HierarchyJob) -> Options:
 def _part(
     run: OpenRun,
     split: str,
-    job: SpectrumJob | HierarchyJob,
+    job: PartsJob,
     dissect: Dissect,
     products: Path,
     labels: dict[str, list[str]],
