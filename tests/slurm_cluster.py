@@ -14,6 +14,7 @@ import psutil
 TEMPLATE = Path(__file__).with_name("slurm.conf")
 ETC = Path("/etc/slurm")  # the plugin drops SLURM_CONF: there is no other place
 PACKAGES = ("slurm-wlm", "munge")
+UP = {"idle", "mixed", "allocated"}
 PATIENCE = 60.0  # seconds for a daemon to come up
 
 
@@ -55,7 +56,8 @@ class Cluster:
         """Start the controller and the node."""
         self._spawn("slurmctld", ["slurmctld", "-D"])
         self._spawn("slurmd", ["slurmd", "-D", "-N", "localhost"])
-        self._wait(lambda: "idle" in ask("sinfo", "-h", "-o", "%T"), "the node")
+        # After a power cut its jobs are still in the books.
+        self._wait(lambda: UP & set(ask("sinfo", "-h", "-o", "%T").split()), "the node")
 
     def cut_power(self):
         """Kill the controller, the node and all that runs on it."""

@@ -75,3 +75,19 @@ def test_two_processes_give_what_one_gives(trained):
         )
         if "converged" in one:
             assert np.array_equal(one.converged, two.converged, equal_nan=True)
+
+
+def test_the_command_starts_as_many_processes_as_it_is_told(trained):
+    write_layers(trained, LAYERS_JOB)
+    alone = read_part(layers_of(trained)).eigenvalue
+    layers_of(trained).unlink()
+    command = [sys.executable, "-m", "pipeline", "layers", str(trained), "--processes", "2"]
+    command += ["--job", LAYERS_JOB.model_dump_json()]
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("$ python -m pipeline") == 1
+    # Sums in another order: equal to rounding, and not bit for bit.
+    found = read_part(layers_of(trained)).eigenvalue
+    assert np.allclose(found, alone, rtol=1e-9, atol=0)
+    assert not np.array_equal(found, alone)
