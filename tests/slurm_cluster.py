@@ -61,20 +61,15 @@ class Cluster:
 
     def cut_power(self):
         """Kill the controller, the node and all that runs on it."""
-        steps = [p for p in psutil.process_iter(["name"]) if p.info["name"] == "slurmstepd"]
-        jobs = [child for step in steps for child in step.children(recursive=True)]
         for name in ("slurmctld", "slurmd"):
             process = self.daemons.pop(name)
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        for process in (*steps, *jobs):
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
+        kill_jobs()
 
     def stop(self):
         """Cancel all jobs and stop what was started."""
-        if "slurmctld" in self.daemons:
-            ask("scancel", "--user=root")
+        ask("scancel", "--user=root")
         for name in reversed(list(self.daemons)):
             os.killpg(self.daemons[name].pid, signal.SIGTERM)
         for process in self.daemons.values():
@@ -82,6 +77,7 @@ class Cluster:
                 process.wait(20)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
+        kill_jobs()
 
     def _spawn(self, name, command):
         log = (self.folder / f"{name}.log").open("ab")
@@ -96,6 +92,14 @@ class Cluster:
                 logs = "\n".join(f.read_text()[-1500:] for f in self.folder.glob("*.log"))
                 raise TimeoutError(f"{what} did not come up in {PATIENCE} s\n{logs}")
             time.sleep(0.2)
+
+
+def kill_jobs():
+    """Kill every job's processes: there is no other Slurm here, or none would have been started."""
+    steps = [p for p in psutil.process_iter(["name"]) if p.info["name"] == "slurmstepd"]
+    for process in [*steps, *(child for step in steps for child in step.children(recursive=True))]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 @contextmanager
