@@ -25,12 +25,10 @@ from pipeline.runs import (
 from pipeline.tasks import (
     cube_job,
     figure_job,
-    hierarchy_job,
-    layers_job,
     layers_parts,
     overlap_job,
     part_places,
-    spectrum_job,
+    stage_job,
     theory_job,
     train_job,
 )

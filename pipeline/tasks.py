@@ -64,6 +64,14 @@ class LayersJob(Settings):
     code: str
 
 
+StageJob = SpectrumJob | HierarchyJob | LayersJob
+STAGES: dict[str, type[StageJob]] = {
+    "spectrum": SpectrumJob,
+    "hierarchy": HierarchyJob,
+    "layers": LayersJob,
+}
+
+
 class OverlapJob(Settings):
     """What the overlaps of one network's runs on a data set are told.
 
@@ -131,33 +139,15 @@ def train_job(config: Config, *, dataset: str, model: str, recipe: str) -> Train
     )
 
 
-def spectrum_job(config: Config, *, dataset: str, model: str, recipe: str) -> SpectrumJob:
-    """Return what the spectra of a run depend on, besides the trained run."""
-    return SpectrumJob(
-        epochs=config.checkpoints(recipe, "spectrum"),
-        spectrum=config.spectrum,
-        compute=config.compute,
-        code=fingerprint("pipeline.jobs.spectrum", *_named_modules(config, dataset, model)),
-    )
-
-
-def hierarchy_job(config: Config, *, dataset: str, model: str, recipe: str) -> HierarchyJob:
-    """Return what the hierarchy of a run depends on, besides the trained run."""
-    return HierarchyJob(
-        epochs=config.checkpoints(recipe, "hierarchy"),
-        hierarchy=config.hierarchy,
-        compute=config.compute,
-        code=fingerprint("pipeline.jobs.hierarchy", *_named_modules(config, dataset, model)),
-    )
-
-
-def layers_job(config: Config, *, dataset: str, model: str, recipe: str) -> LayersJob:
-    """Return what the layers of a run depend on, besides the trained run."""
-    return LayersJob(
-        epochs=config.checkpoints(recipe, "layers"),
-        layers=config.layers,
-        compute=config.compute,
-        code=fingerprint("pipeline.jobs.layers", *_named_modules(config, dataset, model)),
+def stage_job(config: Config, stage: str, *, dataset: str, model: str, recipe: str) -> StageJob:
+    """Return what ``stage`` of a run (spectrum, hierarchy, layers) depends on, besides the run."""
+    return STAGES[stage].model_validate(
+        {
+            "epochs": config.checkpoints(recipe, stage),
+            stage: getattr(config, stage),
+            "compute": config.compute,
+            "code": fingerprint(f"pipeline.jobs.{stage}", *_named_modules(config, dataset, model)),
+        }
     )
 
 

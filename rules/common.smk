@@ -25,22 +25,16 @@ def train_params(wildcards):
     ).model_dump_json()
 
 
-def spectrum_params(wildcards):
-    return spectrum_job(
-        CONFIG, dataset=wildcards.dataset, model=wildcards.model, recipe=wildcards.recipe
-    ).model_dump_json()
+def stage_params(stage):
+    """Return the function that tells what a stage of a run depends on."""
 
+    def params(wildcards):
+        words = {
+            word: getattr(wildcards, word) for word in ("dataset", "model", "recipe")
+        }
+        return stage_job(CONFIG, stage, **words).model_dump_json()
 
-def hierarchy_params(wildcards):
-    return hierarchy_job(
-        CONFIG, dataset=wildcards.dataset, model=wildcards.model, recipe=wildcards.recipe
-    ).model_dump_json()
-
-
-def layers_params(wildcards):
-    return layers_job(
-        CONFIG, dataset=wildcards.dataset, model=wildcards.model, recipe=wildcards.recipe
-    ).model_dump_json()
+    return params
 
 
 def overlap_of(wildcards):

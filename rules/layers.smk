@@ -25,7 +25,7 @@ for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists("layers"
             **asked("layers"),
         params:
             folder=lambda wildcards, input: str(Path(input.run).parent),
-            job=layers_params,
+            job=stage_params("layers"),
         message:
             "Layers of {wildcards.dataset} {wildcards.model} norm={wildcards.norm} "
             "{wildcards.recipe} n={wildcards.n_per_class} seed={wildcards.seed}"

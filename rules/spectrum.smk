@@ -25,7 +25,7 @@ for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists("spectru
             **asked("spectrum"),
         params:
             folder=lambda wildcards, input: str(Path(input.run).parent),
-            job=spectrum_params,
+            job=stage_params("spectrum"),
         message:
             "Spectra of {wildcards.dataset} {wildcards.model} norm={wildcards.norm} "
             "{wildcards.recipe} n={wildcards.n_per_class} seed={wildcards.seed}"

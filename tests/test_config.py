@@ -10,7 +10,7 @@ from pipeline.configfile import load_config, read_config
 from pipeline.cubes.reference import cube_reference
 from pipeline.errors import ConfigError
 from pipeline.runs import Run, results_of, run_folder
-from pipeline.tasks import cube_job, figure_job, spectrum_job, train_job
+from pipeline.tasks import cube_job, figure_job, stage_job, train_job
 
 ROOT = Path(__file__).parent.parent
 DEFAULT = ROOT / "config.yaml"
@@ -152,7 +152,7 @@ def test_a_job_is_told_only_what_it_depends_on():
     after = load_config(settings)
     words = {"dataset": "digits", "model": "lenet5", "recipe": "sgd"}
     assert train_job(before, **words) == train_job(after, **words)
-    assert spectrum_job(before, **words) != spectrum_job(after, **words)
+    assert stage_job(before, "spectrum", **words) != stage_job(after, "spectrum", **words)
     assert cube_job(before, "training") != cube_job(after, "training")
     assert figure_job(before, "density") != figure_job(after, "density")
 

@@ -20,16 +20,15 @@ from pipeline.progress import progress, say
 from pipeline.provenance import provenance
 from pipeline.runs import Run, part_path, results_of
 from pipeline.scratch import scratch_folder
-from pipeline.tasks import HierarchyJob, LayersJob, SpectrumJob
+from pipeline.tasks import StageJob
 
 Record = Callable[[LinearOperator, str], LinearOperator]
-PartsJob = SpectrumJob | HierarchyJob | LayersJob
 Dissect = Callable[[OpenRun, str, Record], xr.Dataset]
 
 
 def write_parts(
     folder: Path,
-    job: PartsJob,
+    job: StageJob,
     cube: str,
     splits: Sequence[str],
     dissect: Dissect,
@@ -76,7 +75,7 @@ def write_parts(
     wait_for_all()
 
 
-def options_of(job: PartsJob) -> Options:
+def options_of(job: StageJob) -> Options:
     """Return how the job's operators are evaluated."""
     compute = job.compute
     return {
@@ -90,7 +89,7 @@ def options_of(job: PartsJob) -> Options:
 def _part(
     run: OpenRun,
     split: str,
-    job: PartsJob,
+    job: StageJob,
     dissect: Dissect,
     products: Path,
     labels: dict[str, list[str]],
