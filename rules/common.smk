@@ -29,9 +29,7 @@ def stage_params(stage):
     """Return the function that tells what a stage of a run depends on."""
 
     def params(wildcards):
-        words = {
-            word: getattr(wildcards, word) for word in ("dataset", "model", "recipe")
-        }
+        words = {word: getattr(wildcards, word) for word in ("dataset", "model", "recipe")}
         return stage_job(CONFIG, stage, **words).model_dump_json()
 
     return params
