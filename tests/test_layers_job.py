@@ -190,7 +190,8 @@ def test_across_several_groups_each_space_is_read_once_a_pair_of_groups(root, mo
     assert len(batches) == 3 + 3
 
 
-def test_across_recipes_pairs_of_different_seeds_are_compared(root):
+@pytest.mark.parametrize(("basis_gb", "reads"), [(None, 4 * 2), (1e-9, (2 + 2 + 4) * 2)])
+def test_across_recipes_pairs_of_different_seeds_are_compared(root, monkeypatch, basis_gb, reads):
     import shutil
 
     for seed in (0, 1):
@@ -200,7 +201,20 @@ def test_across_recipes_pairs_of_different_seeds_are_compared(root):
         part = part_path(root, Run.from_path(other), 30, "train", "layers")
         part.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(part_of(folder), part)
-    found = overlaps(root, (0, 1), recipes=("sgd", "other"), across=("recipe",))
+    read = []
+
+    def noted(part, layer):
+        read.append(layer)
+        return eigenspace(part, layer)
+
+    monkeypatch.setattr(overlap, "eigenspace", noted)
+    shutil.rmtree(overlap_path(root, "digits", "small", "batch").parent / ".overlap")
+    job = overlap_job(root, (0, 1), recipes=("sgd", "other"), across=("recipe",))
+    write_overlaps(
+        job.model_copy(update={"compute": JOB.compute.model_copy(update={"basis_gb": basis_gb})})
+    )
+    assert len(read) == reads
+    found = read_part(overlap_path(root, "digits", "small", "batch"))
     across = found.across_overlap.sel(
         recipe="sgd", other_recipe="other", n_per_class=9, other_n_per_class=9, split="train"
     )

@@ -51,8 +51,8 @@ class KroneckerAnatomy:
     """What the factors E[M] (m, m) and E[x x^T] (n, n) tell of a layer.
 
     Eigenvalues are the largest first.  ``overlap`` (K,) compares the product's top eigenspaces with
-    the layer's; ``correspondence_output`` (K, m) has ||u_j^T Mat(h_i)||^2, ``correspondence_input``
-    (K, n) ||Mat(h_i) v_j||^2.
+    the layer's; ``correspondence_output`` (K, index) has ||u_j^T Mat(h_i)||^2 of the leading u_j,
+    ``correspondence_input`` (K, index) ||Mat(h_i) v_j||^2.
     """
 
     output_hessian: np.ndarray

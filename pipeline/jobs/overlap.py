@@ -1,10 +1,12 @@
 """The overlap job: the layers' eigenspaces of one network's runs, compared pair by pair.
 
 Pairs that are done wait in a folder of their own, under the checksums of what they compare: a seed
-more computes the new pairs alone.  Among the runs of a group each eigenspace is read once.
+more computes the new pairs alone.  Each eigenspace is read once, where one layer's of all runs fit
+in memory; otherwise once for each pair of groups that it is compared in.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from pipeline.anatomy.overlap import eigenspace_overlap
 from pipeline.atomic import replacing, sha256
 from pipeline.cubes.eigenspaces import eigenspace, layer_sizes
 from pipeline.cubes.store import attributes, opened_part, refusal_of, write_part
+from pipeline.curvature.memory import basis_budget
 from pipeline.device import device_name, prepare
 from pipeline.progress import progress
 from pipeline.provenance import provenance
@@ -70,6 +73,9 @@ def write_overlaps(job: OverlapJob) -> None:
     missing = [pair for pair, file in files.items() if not file.exists()]
     missing.sort(key=lambda pair: [side.group for side in pair])
     batches = [list(some) for _, some in groupby(missing, lambda pair: [s.group for s in pair])]
+    itemsize = getattr(torch, job.compute.dtype).itemsize
+    if missing and held_bytes(missing, itemsize) <= basis_budget(job.compute.basis_gb, device):
+        batches = [missing]
     label = f"{job.dataset}/{job.model}/{job.norm} overlap"
     for pairs in progress(batches, total=len(batches), label=label):
         for pair, result in zip(pairs, _compared(pairs, job, device), strict=True):
@@ -87,6 +93,15 @@ def write_overlaps(job: OverlapJob) -> None:
     write_part(part, target)
     for file in set(kept.glob("*.safetensors")) - set(files.values()):
         file.unlink()
+
+
+def held_bytes(pairs: Sequence[Pair], itemsize: int) -> int:
+    """Return the bytes of all eigenspaces that ``pairs`` compare of one layer, the largest."""
+    by_layer: Counter[str] = Counter()
+    for sizes in {side.file: side.sizes for pair in pairs for side in pair}.values():
+        for layer, (_, weights, known) in sizes.items():
+            by_layer[layer] += weights * known * itemsize
+    return max(by_layer.values(), default=0)
 
 
 def _key(pair: Pair, code: str) -> str:
