@@ -58,6 +58,7 @@ wildcard_constraints:
     recipe=NAME,
     n_per_class=r"\d+",
     seed=r"\d+",
+    split="train|test",
     cube="|".join(CUBES),
     figure="|".join(FIGURES),
 

@@ -1,11 +1,25 @@
 """Files that are either whole or absent."""
 
+import errno
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from pipeline.errors import StorageError
+
+FULL = {
+    errno.ENOSPC: "Free some space on that disk, or let `results:` name a folder on another",
+    errno.EDQUOT: "Free some of your quota, or let `results:` name a folder on another disk",
+}
+CURES = FULL | {
+    errno.EROFS: "Let `results:` name a folder on a file system that can be written to",
+    errno.EACCES: "Give yourself the right to write there, or let `results:` name another folder",
+    errno.EPERM: "Give yourself the right to write there, or let `results:` name another folder",
+}
 
 
 @contextmanager
@@ -13,18 +27,38 @@ def replacing(target: Path) -> Iterator[Path]:
     """Give a path beside ``target`` to write to; rename it onto ``target`` on success.
 
     A killed or failed writer leaves ``target`` as it was.  What is written may be a file or a
-    folder; a folder replaces a folder.
+    folder; a folder replaces a folder.  Raises as ``storing``.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     staged = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    remove(staged)
-    try:
-        yield staged
-        if staged.is_dir():
-            remove(target)
-        os.replace(staged, target)
-    finally:
+    with storing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
         remove(staged)
+        try:
+            yield staged
+            if staged.is_dir():
+                remove(target)
+            os.replace(staged, target)
+            for left in target.parent.glob(f".{target.name}.*.partial"):
+                remove(left)  # by a writer that was killed
+        finally:
+            remove(staged)
+
+
+@contextmanager
+def storing(path: Path | str, cures: dict[int, str] = CURES) -> Iterator[None]:
+    """Raise StorageError where a disk does not take what is for ``path``, with its cure."""
+    try:
+        yield
+    except Exception as error:
+        # safetensors tells of the system's errors in words alone.
+        told = re.search(r"os error (\d+)", str(error))
+        number = getattr(error, "errno", None) or (int(told[1]) if told else None)
+        if number not in cures:
+            raise
+        raise StorageError(
+            f"{path} cannot be written: {os.strerror(number)}. {cures[number]}. Nothing that was "
+            "finished is lost: a rerun goes on from there"
+        ) from error
 
 
 def remove(path: Path) -> None:

@@ -11,7 +11,8 @@ class SourceFacts:
     """Facts about a data set that need no look at its files.
 
     ``smallest_class`` counts the training examples of the rarest class.  ``mean`` and ``std`` are
-    per channel, for pixels in [0, 1].  ``fit`` says how images reach the size a network needs.
+    per channel, for pixels in [0, 1].  ``fit`` says how images reach the size a network needs,
+    ``files`` where torchvision keeps them below ``data_root``.
     """
 
     classes: int
@@ -20,6 +21,7 @@ class SourceFacts:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fit: Fit = "pad"
+    files: tuple[str, ...] = ()
 
 
 # Means and deviations: S's settings (FACTS of the papers' public code), but for digits, which are
@@ -27,14 +29,15 @@ class SourceFacts:
 # Smallest classes: counted on the published training sets.
 SOURCES: dict[str, SourceFacts] = {
     "digits": SourceFacts(10, 154, 1, (0.3049,), (0.3757,), fit="enlarge"),
-    "mnist": SourceFacts(10, 5421, 1, (0.1307,), (0.3081,)),
-    "fashion_mnist": SourceFacts(10, 6000, 1, (0.5,), (0.5,)),
+    "mnist": SourceFacts(10, 5421, 1, (0.1307,), (0.3081,), files=("MNIST/raw/*-ubyte",)),
+    "fashion_mnist": SourceFacts(10, 6000, 1, (0.5,), (0.5,), files=("FashionMNIST/raw/*-ubyte",)),
     "cifar10": SourceFacts(
         10,
         5000,
         3,
         (125.3 / 255, 123.0 / 255, 113.9 / 255),
         (63.0 / 255, 62.1 / 255, 66.7 / 255),
+        files=("cifar-10-batches-py/*",),
     ),
     "cifar100": SourceFacts(
         100,
@@ -42,8 +45,12 @@ SOURCES: dict[str, SourceFacts] = {
         3,
         (129.3 / 255, 124.1 / 255, 112.4 / 255),
         (68.2 / 255, 65.4 / 255, 70.4 / 255),
+        files=("cifar-100-python/*",),
     ),
-    "imagenet": SourceFacts(1000, 732, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    # Of ImageNet's 1.3 million files only the list of classes: a look at each takes minutes.
+    "imagenet": SourceFacts(
+        1000, 732, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), files=("meta.bin",)
+    ),
 }
 FOLDER = "folder"
 

@@ -9,11 +9,12 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from pipeline.atomic import FULL, storing
 from pipeline.config import Config
 from pipeline.configfile import read_config
 from pipeline.cubes.reference import cube_reference
 from pipeline.errors import AnatomyError
-from pipeline.progress import say
+from pipeline.progress import hold_log, say
 from pipeline.tasks import (
     CubeJob,
     FigureJob,
@@ -27,6 +28,10 @@ from pipeline.tasks import (
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
+PartFiles = Annotated[
+    list[Path],
+    typer.Argument(help="parts to make: .../curvature/<run>/epoch<e>/<split>/<cube>.zarr.zip"),
+]
 RunFolder = Annotated[Path, typer.Argument(help="a run's folder: .../runs/<dataset>/.../seed<n>")]
 JobText = Annotated[str, typer.Option("--job", help="what the job depends on, as JSON")]
 Processes = Annotated[
@@ -44,6 +49,28 @@ def check(configfile: ConfigFiles = [Path("config.yaml")]) -> None:  # noqa: B00
     print(
         f"{', '.join(map(str, configfile))}: {len(config.runs())} runs, results in {config.results}"
     )
+
+
+@app.command()
+def status(configfile: ConfigFiles = [Path("config.yaml")]) -> None:  # noqa: B006
+    """Draw how far each run has come, and say what failed; exit 1 if anything has."""
+    from rich.console import Console
+
+    from pipeline.status import print_status
+
+    if not print_status(read_config(configfile), Console()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def why(
+    artifact: Annotated[Path, typer.Argument(help="a file of the results folder, or a cube")],
+    configfile: ConfigFiles = [Path("config.yaml")],  # noqa: B006
+) -> None:
+    """Say what made an artifact, what would have it made again, and what has changed."""
+    from pipeline.why import explanation
+
+    print(explanation(artifact, read_config(configfile)))
 
 
 @app.command()
@@ -67,30 +94,30 @@ def train(
 
 
 @app.command()
-def spectrum(folder: RunFolder, job: JobText, processes: Processes = 1) -> None:
-    """Compute the spectra of a run's checkpoints."""
+def spectrum(parts: PartFiles, job: JobText, processes: Processes = 1) -> None:
+    """Compute the spectra of checkpoints."""
     spread(processes)
     from pipeline.jobs.spectrum import write_spectra
 
-    write_spectra(folder, SpectrumJob.model_validate_json(job))
+    write_spectra(parts, SpectrumJob.model_validate_json(job))
 
 
 @app.command()
-def hierarchy(folder: RunFolder, job: JobText, processes: Processes = 1) -> None:
-    """Compute the three-level hierarchy of a run's checkpoints."""
+def hierarchy(parts: PartFiles, job: JobText, processes: Processes = 1) -> None:
+    """Compute the three-level hierarchy of checkpoints."""
     spread(processes)
     from pipeline.jobs.hierarchy import write_hierarchies
 
-    write_hierarchies(folder, HierarchyJob.model_validate_json(job))
+    write_hierarchies(parts, HierarchyJob.model_validate_json(job))
 
 
 @app.command()
-def layers(folder: RunFolder, job: JobText, processes: Processes = 1) -> None:
-    """Dissect the layers of a run's checkpoints."""
+def layers(parts: PartFiles, job: JobText, processes: Processes = 1) -> None:
+    """Dissect the layers of checkpoints."""
     spread(processes)
     from pipeline.jobs.layers import write_layers
 
-    write_layers(folder, LayersJob.model_validate_json(job))
+    write_layers(parts, LayersJob.model_validate_json(job))
 
 
 @app.command()
@@ -142,10 +169,21 @@ def main() -> NoReturn:
 
     A job's command stands first in its log, to be copied and run by hand.
     """
-    if "--job" in sys.argv and "WORLD_SIZE" not in os.environ:
-        say(f"$ python -m pipeline {shlex.join(sys.argv[1:])}")
     try:
-        app()
+        with storing("the job's log", FULL):
+            if "--job" in sys.argv and "WORLD_SIZE" not in os.environ:
+                hold_log()
+                say(f"$ python -m pipeline {shlex.join(sys.argv[1:])}")
+            app()
     except AnatomyError as error:
-        sys.exit(f"error: {error}")
+        refuse(f"error: {error}")
     sys.exit(0)
+
+
+def refuse(text: str) -> NoReturn:
+    """End with a message, on standard output where the disk of the job's log takes no more."""
+    try:
+        say(text)
+    except OSError:
+        print(text, flush=True)
+    sys.exit(1)

@@ -42,6 +42,11 @@ class Dataset(Settings):
     )
     mean: tuple[float, ...] | None = Field(None, description="per channel, pixels in [0, 1]")
     std: tuple[PositiveFloat, ...] | None = None
+    files: tuple[str, ...] | None = Field(
+        None,
+        description="the files whose contents count, as patterns below data_root or path: a change "
+        "retrains. null: those known of the source; []: none, where a look at each is too slow",
+    )
     random_labels: bool = Field(False, description="labels permuted among the examples, for good")
     options: dict[str, Any] = Field(default={}, description="passed to your own function")
 

@@ -13,5 +13,9 @@ class DataError(AnatomyError):
     """A data set that is missing, corrupt or too small."""
 
 
+class StorageError(AnatomyError):
+    """A disk that takes no more: full, or not to be written to."""
+
+
 class ArtifactError(AnatomyError):
     """A file of this project's own making that is missing, truncated or foreign."""

@@ -1,8 +1,11 @@
 """Progress that reads well in a terminal (a moving bar) and in a log file (a line now and then)."""
 
+import fcntl
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -49,3 +52,21 @@ def progress(
 def say(text: str) -> None:
     """Print one line on standard error, where a rule's log catches it."""
     print(text, file=sys.stderr, flush=True)
+
+
+def hold_log() -> None:
+    """Lock the log that standard error goes to, if any, until this process ends in any way."""
+    with suppress(OSError):
+        fcntl.flock(sys.stderr, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def is_held(log: Path) -> bool:
+    """Return whether a process still writes a job's log."""
+    try:
+        with log.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

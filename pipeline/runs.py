@@ -9,6 +9,7 @@ from pipeline.errors import ArtifactError
 PATTERN = "{dataset}/{model}/{norm}/{recipe}/n{n_per_class}/seed{seed}"
 TRAINING_FILES = ("run.json", "history.csv")
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
+_PART = re.compile(rf"epoch(?P<epoch>\d+)/(?P<split>{NAME})/(?P<cube>{NAME})\.zarr\.zip")
 _PATH = re.compile(
     rf"(?P<dataset>{NAME})/(?P<model>{NAME})/(?P<norm>{NAME})/(?P<recipe>{NAME})"
     r"/n(?P<n_per_class>\d+)/seed(?P<seed>\d+)"
@@ -70,6 +71,41 @@ def theory_path(results: str | Path) -> Path:
     return Path(results) / "theory" / "theory.zarr.zip"
 
 
+@dataclass(frozen=True)
+class Part:
+    """One checkpoint of a run on one split, as a cube's part tells of it."""
+
+    results: Path
+    run: Run
+    epoch: int
+    split: str
+    cube: str
+
+    @classmethod
+    def from_path(cls, path: str | Path) -> "Part":
+        """Return the part that ``path`` names: the inverse of ``part_path``."""
+        path = Path(path)
+        match = _PART.fullmatch("/".join(path.parts[-3:]))
+        if match is None or len(path.parts) < 10:
+            raise ArtifactError(
+                f"{path} is not the path of a part: it should end in curvature/{PATTERN}/epoch<e>/"
+                "<split>/<cube>.zarr.zip"
+            )
+        run = Run.from_path(path.parents[2])
+        return cls(path.parents[9], run, int(match["epoch"]), match["split"], match["cube"])
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the trained run."""
+        return run_folder(self.results, self.run)
+
+
 def part_path(results: str | Path, run: Run, epoch: int, split: str, cube: str) -> Path:
     """Return the curvature part of a cube for one checkpoint on one split."""
     return Path(results) / "curvature" / run.path / f"epoch{epoch}" / split / f"{cube}.zarr.zip"
+
+
+def log_path(results: str | Path, rule: str, name: str = "") -> Path:
+    """Return the log of a rule's job; ``name`` tells it from the rule's other jobs."""
+    logs = Path(results) / "logs"
+    return logs / rule / f"{name}.log" if name else logs / f"{rule}.log"

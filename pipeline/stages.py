@@ -180,13 +180,22 @@ class Resources(Settings):
     gpu_model: str | None = Field(None, description="as the cluster names it, such as h200")
 
 
+class PartResources(Resources):
+    """The same for a stage that makes a part for each checkpoint and split."""
+
+    job: Literal["run", "part"] = Field(
+        "run",
+        description="what one job makes: all parts of a run, which imports torch once, or one part",
+    )
+
+
 class StageResources(Settings):
     """Resources by stage."""
 
     train: Resources = Resources()
-    spectrum: Resources = Resources()
-    hierarchy: Resources = Resources()
-    layers: Resources = Resources()
+    spectrum: PartResources = PartResources()
+    hierarchy: PartResources = PartResources()
+    layers: PartResources = PartResources()
     overlap: Resources = Resources(runtime=30)
     theory: Resources = Resources(runtime=30)
     cube: Resources = Resources(runtime=30)

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.catalogue import FIGURES, LOADERS
 from pipeline.config import Config, Dataset, Grid, Model, Recipe
+from pipeline.data_files import data_digest
 from pipeline.fingerprint import fingerprint
 from pipeline.runs import Run, overlap_path, part_path, theory_path
 from pipeline.settings import Epoch, Settings, Split
@@ -26,11 +27,15 @@ CUBE_MODULES = {
 
 
 class TrainJob(Settings):
-    """What one training job is told; the run's own words are in its folder's name."""
+    """What one training job is told; the run's own words are in its folder's name.
+
+    ``data`` is a digest of the data set's files.
+    """
 
     dataset: Dataset
     model: Model
     recipe: Recipe
+    data: str | None = None
     data_root: str
     download: bool
     compute: Compute
@@ -38,27 +43,24 @@ class TrainJob(Settings):
 
 
 class SpectrumJob(Settings):
-    """What one spectrum job is told."""
+    """What one spectrum job is told, besides the parts that it makes."""
 
-    epochs: tuple[Epoch, ...]
     spectrum: Spectrum
     compute: Compute
     code: str
 
 
 class HierarchyJob(Settings):
-    """What one hierarchy job is told."""
+    """What one hierarchy job is told, besides the parts that it makes."""
 
-    epochs: tuple[Epoch, ...]
     hierarchy: Hierarchy
     compute: Compute
     code: str
 
 
 class LayersJob(Settings):
-    """What one layers job is told."""
+    """What one layers job is told, besides the parts that it makes."""
 
-    epochs: tuple[Epoch, ...]
     layers: Layers
     compute: Compute
     code: str
@@ -132,21 +134,23 @@ def train_job(config: Config, *, dataset: str, model: str, recipe: str) -> Train
         dataset=config.datasets[dataset].resolved(),
         model=config.models[model],
         recipe=config.recipes[recipe],
+        data=data_digest(
+            dataset, config.datasets[dataset], data_root=config.data_root, results=config.results
+        ),
         data_root=config.data_root,
         download=config.download,
         compute=config.compute,
-        code=fingerprint("pipeline.jobs.train", *_named_modules(config, dataset, model)),
+        code=fingerprint(*entry_modules(config, "train", dataset=dataset, model=model)),
     )
 
 
-def stage_job(config: Config, stage: str, *, dataset: str, model: str, recipe: str) -> StageJob:
+def stage_job(config: Config, stage: str, *, dataset: str, model: str) -> StageJob:
     """Return what ``stage`` of a run (spectrum, hierarchy, layers) depends on, besides the run."""
     return STAGES[stage].model_validate(
         {
-            "epochs": config.checkpoints(recipe, stage),
             stage: getattr(config, stage),
             "compute": config.compute,
-            "code": fingerprint(f"pipeline.jobs.{stage}", *_named_modules(config, dataset, model)),
+            "code": fingerprint(*entry_modules(config, stage, dataset=dataset, model=model)),
         }
     )
 
@@ -168,7 +172,7 @@ def overlap_job(config: Config, *, dataset: str, model: str, norm: str) -> Overl
         splits=config.layers.splits,
         overlap=config.overlap,
         compute=config.compute,
-        code=fingerprint("pipeline.jobs.overlap"),
+        code=fingerprint(*entry_modules(config, "overlap")),
     )
 
 
@@ -178,7 +182,7 @@ def theory_job(config: Config) -> TheoryJob:
         results=config.results,
         theory=config.theory,
         compute=config.compute,
-        code=fingerprint("pipeline.jobs.theory"),
+        code=fingerprint(*entry_modules(config, "theory")),
     )
 
 
@@ -230,7 +234,7 @@ def cube_job(config: Config, cube: str) -> CubeJob:
         grid=grid,
         checkpoints={name: config.checkpoints(name, cube) for name in used},
         splits=splits_of(config, cube),
-        code=fingerprint(CUBE_MODULES[cube]),
+        code=fingerprint(*entry_modules(config, "cube", cube)),
     )
 
 
@@ -239,8 +243,20 @@ def figure_job(config: Config, figure: str) -> FigureJob:
     return FigureJob(
         cubes={cube: f"{config.results}/cubes/{cube}.zarr" for cube in FIGURES[figure]},
         figures=config.figures.model_copy(update={"names": (figure,)}),
-        code=fingerprint(f"pipeline.figures.{figure}"),
+        code=fingerprint(*entry_modules(config, "figure", figure)),
     )
+
+
+def entry_modules(
+    config: Config, rule: str, name: str = "", *, dataset: str = "", model: str = ""
+) -> list[str]:
+    """Return the modules that a rule's job begins with; it runs all that these import too."""
+    if rule == "cube":
+        return [CUBE_MODULES[name]]
+    if rule == "figure":
+        return [f"pipeline.figures.{name}"]
+    own = [f"pipeline.jobs.{rule}"]
+    return [*own, *_named_modules(config, dataset, model)] if dataset else own
 
 
 def _named_modules(config: Config, dataset: str, model: str) -> list[str]:

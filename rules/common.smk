@@ -19,6 +19,25 @@ def threads_of(stage):
     return CONFIG.compute.threads * max(1, getattr(CONFIG.resources, stage).gpu)
 
 
+def jobs_of(stage):
+    """Return the pattern that a stage's jobs are named after: one for each run, or for each part."""
+    if getattr(CONFIG.resources, stage).job == "run":
+        return PATTERN
+    return f"{PATTERN}/epoch{{epoch}}/{{split}}"
+
+
+def parts_of(stage, checkpoints):
+    """Return the parts that one of a stage's jobs makes."""
+    folder = f"{RESULTS}/curvature/{PATTERN}"
+    if getattr(CONFIG.resources, stage).job == "part":
+        return [f"{folder}/epoch{{epoch}}/{{split}}/{stage}.zarr.zip"]
+    return [
+        f"{folder}/epoch{epoch}/{split}/{stage}.zarr.zip"
+        for epoch in checkpoints
+        for split in getattr(CONFIG, stage).splits
+    ]
+
+
 def train_params(wildcards):
     return train_job(
         CONFIG, dataset=wildcards.dataset, model=wildcards.model, recipe=wildcards.recipe
@@ -29,8 +48,8 @@ def stage_params(stage):
     """Return the function that tells what a stage of a run depends on."""
 
     def params(wildcards):
-        words = {word: getattr(wildcards, word) for word in ("dataset", "model", "recipe")}
-        return stage_job(CONFIG, stage, **words).model_dump_json()
+        job = stage_job(CONFIG, stage, dataset=wildcards.dataset, model=wildcards.model)
+        return job.model_dump_json()
 
     return params
 

@@ -1,6 +1,7 @@
 """A small run on digits that many tests train: its recipe, its job and its folder."""
 
 from pipeline.config import Dataset, FNet, Recipe
+from pipeline.runs import Run, part_path
 from pipeline.stages import Compute
 from pipeline.tasks import TrainJob
 
@@ -17,6 +18,12 @@ def job_of(recipe=RECIPE, **compute):
         compute=Compute(device="cpu", **compute),
         code="test",
     )
+
+
+def parts_of(folder, cube, epochs=(30,), splits=("train",)):
+    """Return the parts of a run by epoch and split."""
+    root, run = folder.parents[6], Run.from_path(folder)
+    return {(e, s): part_path(root, run, e, s, cube) for e in epochs for s in splits}
 
 
 def folder_of(root, norm="batch", seed=0):

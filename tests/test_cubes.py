@@ -9,13 +9,21 @@ import xarray as xr
 from pipeline.atomic import replacing, sha256
 from pipeline.config import Grid
 from pipeline.cubes.assemble import Placed, assemble
+from pipeline.cubes.parts import part_cube
 from pipeline.cubes.schema import SCHEMA
-from pipeline.cubes.store import attributes, read_part, write_cube, write_part
+from pipeline.cubes.store import (
+    attributes,
+    manifest_path,
+    read_cube,
+    read_part,
+    write_cube,
+    write_part,
+)
 from pipeline.cubes.training import training_cube
 from pipeline.cubes.variable import RUN_DIMS
 from pipeline.errors import ArtifactError
 from pipeline.runs import Run, run_folder
-from pipeline.tasks import CubeJob
+from pipeline.tasks import CubeJob, part_places
 
 RUNS = [
     Run("digits", "lenet5", "none", "sgd", 10, 0),
@@ -91,10 +99,11 @@ def test_a_damaged_part_is_refused_by_name(tmp_path, damage):
 
 def test_a_cube_is_dense_labelled_and_quiet(tmp_path):
     cube = assemble("spectrum", RUNS, placed())
-    path, manifest = tmp_path / "cubes" / "spectrum.zarr", tmp_path / "cubes" / "m.json"
+    path = tmp_path / "cubes" / "spectrum.zarr"
     part = tmp_path / "curvature" / "part.zarr.zip"
     write_part(spectrum_part(1.0), part)
-    write_cube(cube, path, manifest=manifest, parts=[part])
+    write_cube(cube, path, parts=[part])
+    manifest = manifest_path(path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         opened = xr.open_zarr(path)
@@ -114,9 +123,35 @@ def test_a_cube_is_dense_labelled_and_quiet(tmp_path):
     assert json.loads(manifest.read_text())["parts"] == {"curvature/part.zarr.zip": sha256(part)}
 
 
+def test_a_cube_that_lost_a_chunk_is_refused(tmp_path):
+    path = tmp_path / "cubes" / "spectrum.zarr"
+    write_cube(assemble("spectrum", RUNS, placed()), path, parts=[])
+    assert read_cube(path).trace.notnull().any()
+    (path / ".snakemake_timestamp").touch()
+    assert read_cube(path).trace.notnull().any()
+    next(file for file in (path / "trace" / "c").rglob("*") if file.is_file()).unlink()
+    with pytest.raises(ArtifactError, match=r"spectrum.zarr has lost or altered .*Delete .*json"):
+        read_cube(path)
+    manifest_path(path).unlink()
+    with pytest.raises(ArtifactError, match=r"manifest is missing or corrupt"):
+        read_cube(path)
+
+
+def test_parts_made_with_different_settings_are_not_mixed(tmp_path):
+    job = cube_job(tmp_path)
+    files = [file for _, file in part_places("spectrum", job)]
+    for file, steps in zip(files, (24, 25), strict=True):
+        about = {"settings": {"spectrum": {"steps": steps}}, "device": "cpu"}
+        write_part(spectrum_part(1.0).assign_attrs(attributes(about)), file)
+    with pytest.raises(ArtifactError, match=r"seed\d/epoch0/train/spectrum.zarr.zip was made with"):
+        part_cube("spectrum", job)
+    write_part(spectrum_part(1.0).assign_attrs(attributes(about)), files[0])
+    assert len(part_cube("spectrum", job).files) == 2
+
+
 def test_absent_combinations_take_no_space(tmp_path):
     cube = assemble("spectrum", RUNS, placed())
-    write_cube(cube, tmp_path / "c.zarr", manifest=tmp_path / "x" / "m.json", parts=[])
+    write_cube(cube, tmp_path / "c.zarr", parts=[])
     chunks = [p for p in (tmp_path / "c.zarr" / "trace" / "c").rglob("*") if p.is_file()]
     # Two data sets, models and norms are 8 combinations; two of them are there.
     assert len(chunks) == 2
@@ -190,7 +225,7 @@ def test_equal_cubes_give_equal_bytes(tmp_path):
     digests = []
     for name in ("one", "two"):
         cube = assemble("spectrum", RUNS, placed())
-        write_cube(cube, tmp_path / f"{name}.zarr", manifest=tmp_path / "m" / "m.json", parts=[])
+        write_cube(cube, tmp_path / f"{name}.zarr", parts=[])
         files = sorted(path for path in (tmp_path / f"{name}.zarr").rglob("*") if path.is_file())
         digests.append([sha256(file) for file in files])
     assert digests[0] == digests[1]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from reference import dense_gauss_newton, dense_levels
+from small_run import parts_of
 
 from pipeline import open_run
 from pipeline.anatomy.embedding import embed
@@ -13,12 +14,10 @@ from pipeline.cubes.store import read_part
 from pipeline.curvature import recorded
 from pipeline.curvature.components import Component
 from pipeline.jobs.hierarchy import write_hierarchies
-from pipeline.runs import Run, part_path
 from pipeline.stages import Compute, Hierarchy
 from pipeline.tasks import HierarchyJob
 
 JOB = HierarchyJob(
-    epochs=(30,),
     hierarchy=Hierarchy(splits=("train",), knockouts=("G-A1", "G-A1-A2-B1"), probes=12, steps=40),
     compute=Compute(device="cpu", dtype="float64", chunk=40),
     code="test",
@@ -27,7 +26,7 @@ LEVELS = ("A1", "A2", "B1", "B2")
 
 
 def part_of(folder):
-    return part_path(folder.parents[6], Run.from_path(folder), 30, "train", "hierarchy")
+    return parts_of(folder, "hierarchy")[30, "train"]
 
 
 def network_of(run, settings, host_room=2**30):
@@ -36,7 +35,7 @@ def network_of(run, settings, host_room=2**30):
 
 @pytest.fixture(scope="module")
 def found(trained):
-    write_hierarchies(trained, JOB)
+    write_hierarchies([part_of(trained)], JOB)
     return read_part(part_of(trained))
 
 
@@ -132,20 +131,20 @@ def test_an_interrupted_job_goes_on_and_ends_identical(trained, found, monkeypat
 
     monkeypatch.setattr(Component, "_sum", broken)
     with pytest.raises(KeyboardInterrupt):
-        write_hierarchies(trained, JOB)
+        write_hierarchies([part_of(trained)], JOB)
     made, limit = 0, 10**6
-    write_hierarchies(trained, JOB)
+    write_hierarchies([part_of(trained)], JOB)
     assert sha256(part_of(trained)) == whole
     assert "going on after" in capsys.readouterr().err
     resumed, made = made, 0
-    write_hierarchies(trained, JOB)
+    write_hierarchies([part_of(trained)], JOB)
     assert resumed < made - 40
 
 
 def test_a_diverged_network_leaves_an_empty_part(trained, monkeypatch, capsys):
     monkeypatch.setattr(Component, "_sum", lambda self, rows: rows * float("nan"))
     job = JOB.model_copy(update={"code": "other"})
-    write_hierarchies(trained, job)
+    write_hierarchies([part_of(trained)], job)
     assert "taken as diverged" in capsys.readouterr().err
     part = read_part(part_of(trained))
     assert "eigenvalue" not in part

@@ -5,7 +5,7 @@ from itertools import groupby
 import numpy as np
 import pytest
 import torch
-from small_run import RECIPE, folder_of, job_of
+from small_run import RECIPE, folder_of, job_of, parts_of
 
 from pipeline import open_run
 from pipeline.anatomy.overlap import eigenspace_overlap
@@ -19,20 +19,19 @@ from pipeline.jobs import overlap
 from pipeline.jobs.layers import write_layers
 from pipeline.jobs.overlap import write_overlaps
 from pipeline.jobs.train import train_run
-from pipeline.runs import Run, overlap_path, part_path
+from pipeline.runs import Run, overlap_path
 from pipeline.stages import Compute, Layers, Overlap
 from pipeline.tasks import LayersJob, OverlapJob
 
 JOB = LayersJob(
-    epochs=(30,),
     layers=Layers(rank=12, full=6, tolerance=1e-9),
     compute=Compute(device="cpu", dtype="float64", chunk=40),
     code="test",
 )
 
 
-def part_of(folder, epoch=30):
-    return part_path(folder.parents[6], Run.from_path(folder), epoch, "train", "layers")
+def part_of(folder):
+    return parts_of(folder, "layers")[30, "train"]
 
 
 def overlap_job(root, seeds, recipes=("sgd",), across=()):
@@ -62,7 +61,7 @@ def root(tmp_path_factory):
     for seed in (0, 1, 2):
         folder = folder_of(root, seed=seed)
         train_run(folder, job_of(RECIPE), save_every=1e9)
-        write_layers(folder, JOB)
+        write_layers([part_of(folder)], JOB)
     return root
 
 
@@ -108,7 +107,7 @@ def test_the_part_has_the_layers_dense_eigenpairs(root):
 def test_equal_jobs_write_equal_bytes(root, tmp_path):
     before = sha256(part_of(folder_of(root)))
     part_of(folder_of(root)).unlink()
-    write_layers(folder_of(root), JOB)
+    write_layers([part_of(folder_of(root))], JOB)
     assert sha256(part_of(folder_of(root))) == before
 
 
@@ -170,7 +169,7 @@ def test_a_single_seed_and_a_diverged_one_leave_nothing_to_compare(root):
     wild = Recipe(lr=1e30, batch=16, epochs=30, checkpoints=(30,))
     folder = folder_of(root, seed=7)
     train_run(folder, job_of(wild), save_every=1e9)
-    write_layers(folder, JOB)
+    write_layers([part_of(folder)], JOB)
     both = overlaps(root, (0, 1, 7)).isel(recipe=0, n_per_class=0, epoch=0, split=0)
     assert both.overlap.sel(seed_b=7).isnull().all()
     assert both.overlap.sel(seed_a=0, seed_b=1).notnull().any()
@@ -198,7 +197,7 @@ def test_across_recipes_pairs_of_different_seeds_are_compared(root, monkeypatch,
         folder = folder_of(root, seed=seed)
         other = folder.parents[2] / "other" / folder.parts[-2] / folder.name
         shutil.copytree(folder, other, dirs_exist_ok=True)
-        part = part_path(root, Run.from_path(other), 30, "train", "layers")
+        part = part_of(other)
         part.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(part_of(folder), part)
     read = []

@@ -36,31 +36,30 @@ from pipeline.jobs.layers import write_layers
 from pipeline.jobs.spectrum import write_spectra
 from pipeline.tasks import HierarchyJob, LayersJob, SpectrumJob
 recorded.RECORD_ABOVE = 0.0
-folder = Path(sys.argv[1])
-write_spectra(folder, SpectrumJob.model_validate_json(sys.argv[2]))
-write_hierarchies(folder, HierarchyJob.model_validate_json(sys.argv[3]))
-write_layers(folder, LayersJob.model_validate_json(sys.argv[4]))
+spectra, levels, layers = ([Path(file) for file in text.split()] for text in sys.argv[1:4])
+write_spectra(spectra, SpectrumJob.model_validate_json(sys.argv[4]))
+write_hierarchies(levels, HierarchyJob.model_validate_json(sys.argv[5]))
+write_layers(layers, LayersJob.model_validate_json(sys.argv[6]))
 """
 
 
 def test_two_processes_give_what_one_gives(trained):
-    job = SPECTRUM_JOB.model_copy(update={"epochs": (30,)})
     # Traces from products, and only some of the classes' pairs.
     levels = JOB.hierarchy.model_copy(update={"exact": 0, "classes": 4})
     levels = JOB.model_copy(update={"hierarchy": levels})
-    write_spectra(trained, job)
-    write_hierarchies(trained, levels)
-    write_layers(trained, LAYERS_JOB)
-    files = [path for (epoch, _), path in parts(trained).items() if epoch == 30]
-    files += [part_of(trained), layers_of(trained)]
+    asked = [list(parts(trained, (30,)).values()), [part_of(trained)], [layers_of(trained)]]
+    write_spectra(asked[0], SPECTRUM_JOB)
+    write_hierarchies(asked[1], levels)
+    write_layers(asked[2], LAYERS_JOB)
+    files = [file for some in asked for file in some]
     alone = [read_part(file) for file in files]
     for file in files:
         file.unlink()
     script = trained.parents[6] / "both.py"
     script.write_text(SCRIPT)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    jobs = (job, levels, LAYERS_JOB)
-    command += [str(script), str(trained), *(one.model_dump_json() for one in jobs)]
+    command += [str(script), *(" ".join(map(str, some)) for some in asked)]
+    command += [job.model_dump_json() for job in (SPECTRUM_JOB, levels, LAYERS_JOB)]
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
@@ -78,10 +77,18 @@ def test_two_processes_give_what_one_gives(trained):
 
 
 def test_the_command_starts_as_many_processes_as_it_is_told(trained):
-    write_layers(trained, LAYERS_JOB)
+    write_layers([layers_of(trained)], LAYERS_JOB)
     alone = read_part(layers_of(trained)).eigenvalue
     layers_of(trained).unlink()
-    command = [sys.executable, "-m", "pipeline", "layers", str(trained), "--processes", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline",
+        "layers",
+        str(layers_of(trained)),
+        "--processes",
+        "2",
+    ]
     command += ["--job", LAYERS_JOB.model_dump_json()]
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)

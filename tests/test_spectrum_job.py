@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from small_run import parts_of
 
 from pipeline import open_run
 from pipeline.atomic import sha256
@@ -12,13 +13,11 @@ from pipeline.errors import AnatomyError
 from pipeline.jobs import parts as parts_module
 from pipeline.jobs import spectrum as job_module
 from pipeline.jobs.spectrum import write_spectra
-from pipeline.runs import Run, part_path
-from pipeline.scratch import scratch_folder
+from pipeline.scratch import scratch_path
 from pipeline.stages import Compute, Spectrum
 from pipeline.tasks import SpectrumJob
 
 JOB = SpectrumJob(
-    epochs=(3, 30),
     spectrum=Spectrum(
         top={"Hess": 12, "G": 12, "H": 2}, exact=0, steps=20, probes=12, trace_probes=20
     ),
@@ -33,17 +32,16 @@ def only(matrix):
     return JOB.model_copy(update={"spectrum": settings})
 
 
-def parts(folder):
-    root, run = folder.parents[6], Run.from_path(folder)
-    return {
-        (epoch, split): part_path(root, run, epoch, split, "spectrum")
-        for epoch in JOB.epochs
-        for split in ("train", "test")
-    }
+def parts(folder, epochs=(3, 30)):
+    return parts_of(folder, "spectrum", epochs, ("train", "test"))
+
+
+def write(folder, job, epochs=(3, 30)):
+    write_spectra(list(parts(folder, epochs).values()), job)
 
 
 def test_parts_agree_with_dense_matrices(trained):
-    write_spectra(trained, JOB)
+    write(trained, JOB)
     run = open_run(trained, 30, dtype=torch.float64)
     found = read_part(parts(trained)[30, "train"])
     for name, operator in job_module.OPERATORS.items():
@@ -71,10 +69,8 @@ def test_parts_agree_with_dense_matrices(trained):
 
 def test_small_matrices_are_solved_whole(trained):
     # 610 parameters: dense.  G has examples x classes factors, fewer on the test split: Gram.
-    job = JOB.model_copy(
-        update={"spectrum": JOB.spectrum.model_copy(update={"exact": 1000}), "epochs": (30,)}
-    )
-    write_spectra(trained, job)
+    job = JOB.model_copy(update={"spectrum": JOB.spectrum.model_copy(update={"exact": 1000})})
+    write(trained, job, (30,))
     run = open_run(trained, 30, dtype=torch.float64)
     for split in ("train", "test"):
         found = read_part(parts(trained)[30, split])
@@ -109,8 +105,8 @@ def test_a_basis_that_does_not_fit_is_recorded_and_pairs_are_refused(trained):
     bytes_per_vector = 610 * 8
     compute = JOB.compute.model_copy(update={"basis_gb": 35 * 2 * bytes_per_vector / 2**30})
     settings = JOB.spectrum.model_copy(update={"steps": 90, "matrices": ("G",)})
-    job = JOB.model_copy(update={"compute": compute, "spectrum": settings, "epochs": (30,)})
-    write_spectra(trained, job)
+    job = JOB.model_copy(update={"compute": compute, "spectrum": settings})
+    write(trained, job, (30,))
     found = read_part(parts(trained)[30, "train"]).sel(matrix="G")
     assert float(found.basis_kept) == 70
     assert found.sizes["node"] == 90
@@ -118,13 +114,13 @@ def test_a_basis_that_does_not_fit_is_recorded_and_pairs_are_refused(trained):
     assert abs(float(moment.moment - moment.trace)) < 5 * float(moment.trace_stderr) + 1e-6
     compute = JOB.compute.model_copy(update={"basis_gb": 10 * bytes_per_vector / 2**30})
     with pytest.raises(AnatomyError, match=r"Raise compute\.basis_gb or lower spectrum\.top"):
-        write_spectra(trained, job.model_copy(update={"compute": compute}))
+        write(trained, job.model_copy(update={"compute": compute}), (30,))
 
 
 def test_a_killed_job_goes_on_within_a_matrix_and_ends_identical(trained, monkeypatch):
     monkeypatch.setattr(recorded, "RECORD_ABOVE", 0.0)
-    job = only("Hess").model_copy(update={"epochs": (30,)})
-    write_spectra(trained, job)
+    job = only("Hess")
+    write(trained, job, (30,))
     whole = sha256(parts(trained)[30, "train"])
     counts = {"made": 0, "dies_at": 25}
     original = ChunkSum.matmat
@@ -138,13 +134,13 @@ def test_a_killed_job_goes_on_within_a_matrix_and_ends_identical(trained, monkey
     parts(trained)[30, "train"].unlink()
     monkeypatch.setattr(ChunkSum, "matmat", counted)
     with pytest.raises(KeyboardInterrupt):
-        write_spectra(trained, job)
+        write(trained, job, (30,))
     first, counts["dies_at"] = counts["made"], 10**9
     counts["made"] = 0
-    write_spectra(trained, job)
+    write(trained, job, (30,))
     again = counts["made"]
     counts["made"] = 0
-    write_spectra(trained, job)
+    write(trained, job, (30,))
     assert again == counts["made"] - first
     assert sha256(parts(trained)[30, "train"]) == whole
 
@@ -152,16 +148,15 @@ def test_a_killed_job_goes_on_within_a_matrix_and_ends_identical(trained, monkey
 def test_what_an_older_network_left_is_not_taken(trained, monkeypatch):
     monkeypatch.setattr(recorded, "RECORD_ABOVE", 0.0)
     job = only("G")
-    run = Run.from_path(trained)
-    write_spectra(trained, job)
+    write(trained, job)
     good = {place: sha256(path) for place, path in parts(trained).items()}
     # As if a job had been killed after an earlier training of the same run.
-    scratch = scratch_folder(trained.parents[6] / "curvature" / run.path, job)
-    scratch.mkdir(parents=True)
-    for (epoch, split), path in parts(trained).items():
-        (scratch / f"epoch{epoch}-{split}-{16 * '0'}.zarr.zip").write_bytes(b"old")
+    for path in parts(trained).values():
+        scratch = scratch_path(path.parent, job)
+        scratch.mkdir(parents=True)
+        (scratch / f"{16 * '0'}.zarr.zip").write_bytes(b"old")
         path.unlink()
-    write_spectra(trained, job)
+    write(trained, job)
     assert {place: sha256(path) for place, path in parts(trained).items()} == good
 
 
@@ -172,7 +167,7 @@ def test_products_that_are_not_finite_are_a_result(trained, monkeypatch, capsys)
     monkeypatch.setattr(ChunkSum, "matmat", broken)
     for exact in (0, 1000):
         settings = JOB.spectrum.model_copy(update={"exact": exact})
-        write_spectra(trained, JOB.model_copy(update={"spectrum": settings, "epochs": (30,)}))
+        write(trained, JOB.model_copy(update={"spectrum": settings}), (30,))
         part = read_part(parts(trained)[30, "train"])
         assert "trace" not in part
         assert float(part.classes) == 10
@@ -180,7 +175,7 @@ def test_products_that_are_not_finite_are_a_result(trained, monkeypatch, capsys)
 
 
 def test_an_interrupted_job_keeps_its_finished_parts(trained, monkeypatch):
-    write_spectra(trained, only("G"))
+    write(trained, only("G"))
     whole = {place: sha256(path) for place, path in parts(trained).items()}
     for path in parts(trained).values():
         path.unlink()
@@ -195,13 +190,13 @@ def test_an_interrupted_job_keeps_its_finished_parts(trained, monkeypatch):
 
     monkeypatch.setattr(parts_module, "write_part", counted)
     with pytest.raises(KeyboardInterrupt):
-        write_spectra(trained, only("G"))
+        write(trained, only("G"))
     assert not any(path.exists() for path in parts(trained).values())
     again = []
     monkeypatch.setattr(
         parts_module, "write_part", lambda part, path: (again.append(path), original(part, path))
     )
-    write_spectra(trained, only("G"))
+    write(trained, only("G"))
     assert len(again) == 3
     assert {place: sha256(path) for place, path in parts(trained).items()} == whole
 
@@ -212,7 +207,7 @@ def test_chunk_size_threads_and_vectors_change_rounding_only(trained):
         compute = Compute(
             device="cpu", dtype="float64", chunk=chunk, threads=threads, vectors=vectors
         )
-        write_spectra(trained, only("Hess").model_copy(update={"compute": compute}))
+        write(trained, only("Hess").model_copy(update={"compute": compute}))
         results.append(read_part(parts(trained)[30, "train"]).eigenvalue.values)
     torch.set_num_threads(1)
     for result in results[1:]:

@@ -1,5 +1,6 @@
 """Parts as single zipped Zarr files and cubes as Zarr stores: written whole, read with a check."""
 
+import hashlib
 import json
 import tempfile
 import warnings
@@ -67,14 +68,57 @@ def refusal_of(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_cube(cube: xr.Dataset, path: Path, *, manifest: Path, parts: list[Path]) -> None:
-    """Write a cube and its manifest, which holds a checksum for every file it was gathered from."""
+def manifest_path(cube: str | Path) -> Path:
+    """Return the manifest of the cube in ``<cubes>/<name>.zarr``."""
+    return Path(cube).with_suffix(".manifest.json")
+
+
+def write_cube(cube: xr.Dataset, path: Path, *, parts: list[Path]) -> None:
+    """Write a cube and its manifest.
+
+    That holds a checksum for every file that the cube was gathered from, and one of the cube.
+    """
     with replacing(path) as staged:
         _to_zarr(cube, staged)
+    manifest = manifest_path(path)
     root = manifest.parent.parent
     listed = {part.relative_to(root).as_posix(): sha256(part) for part in parts}
+    about = {"cube": path.name, "sha256": _tree_sha256(path), "parts": listed}
     with replacing(manifest) as staged:
-        staged.write_text(json.dumps({"cube": path.name, "parts": listed}, indent=1) + "\n")
+        staged.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+
+def read_cube(path: Path) -> xr.Dataset:
+    """Return a cube, read when asked for, after a look at every byte of it.
+
+    Zarr reads a chunk that is missing as NaN.  Raises ArtifactError where the store is not what its
+    manifest tells of.
+    """
+    manifest = manifest_path(path)
+    try:
+        told = json.loads(manifest.read_text(encoding="utf-8"))["sha256"]
+        found = _tree_sha256(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise ArtifactError(
+            f"cube {path} or its manifest is missing or corrupt ({error}). Delete {manifest}, and "
+            "snakemake gathers the cube anew"
+        ) from error
+    if told != found:
+        raise ArtifactError(
+            f"cube {path} has lost or altered files since it was gathered: its SHA-256 is "
+            f"{found[:16]}, not {told[:16]}. Delete {manifest}, and snakemake gathers it anew"
+        )
+    return xr.open_zarr(path)
+
+
+def _tree_sha256(folder: Path) -> str:
+    """Return a digest of the names and contents of all files of a store."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*")):
+        # Snakemake puts a file of its own into folders that rules declare.
+        if file.is_file() and file.name != ".snakemake_timestamp":
+            digest.update(f"{file.relative_to(folder).as_posix()} {sha256(file)}\n".encode())
+    return digest.hexdigest()
 
 
 def attributes(provenance: dict[str, Any]) -> dict[str, str]:

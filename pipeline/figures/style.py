@@ -111,10 +111,11 @@ def examples(n_per_class: int) -> str:
     return f"{n_per_class} training examples per class" if n_per_class else "full training set"
 
 
-def save(figure: Figure, files: Sequence[Path], *, dpi: int) -> None:
-    """Write a figure to files, by suffix; equal figures give equal bytes."""
+def save(figure: Figure, files: Sequence[Path], *, dpi: int, about: str = "") -> None:
+    """Write a figure to files, by suffix, ``about`` within; equal figures give equal bytes."""
     for file in files:
-        # Only SVG records a date by default.
-        metadata = {"Date": None} if file.suffix == ".svg" else None
+        metadata = {"Description": about} if about else {}
+        if file.suffix == ".svg":  # which alone records a date by default
+            metadata["Date"] = None
         figure.savefig(file, dpi=dpi, metadata=metadata)
     plt.close(figure)

@@ -31,10 +31,4 @@ def write_cube_of(name: str, job: CubeJob) -> None:
             seeds=gathered.cube[seeds].values.tolist(),
         )
     )
-    folder = Path(job.results) / "cubes"
-    write_cube(
-        gathered.cube,
-        folder / f"{name}.zarr",
-        manifest=folder / f"{name}.manifest.json",
-        parts=gathered.files,
-    )
+    write_cube(gathered.cube, Path(job.results) / "cubes" / f"{name}.zarr", parts=gathered.files)

@@ -1,10 +1,10 @@
 """The figure job: cubes in, one drawing out, in every format asked for."""
 
+import json
 from pathlib import Path
 
-import xarray as xr
-
-from pipeline.atomic import replacing
+from pipeline.atomic import replacing, sha256
+from pipeline.cubes.store import manifest_path, read_cube
 from pipeline.figures import (
     attribution,
     autocorrelation,
@@ -32,6 +32,7 @@ from pipeline.figures import (
     training,
     weights,
 )
+from pipeline.provenance import provenance
 from pipeline.tasks import FigureJob
 
 FIGURES = {
@@ -64,12 +65,19 @@ FIGURES = {
 
 def draw_figure(name: str, files: list[Path], job: FigureJob) -> None:
     """Draw the figure ``name`` to ``files``."""
-    cubes = {cube: xr.open_zarr(path) for cube, path in job.cubes.items()}
+    cubes = {cube: read_cube(Path(path)) for cube, path in job.cubes.items()}
+    manifests = [manifest_path(path) for path in job.cubes.values()]
+    about = provenance(
+        settings=job.model_dump(mode="json"),
+        code=job.code,
+        device="cpu",
+        inputs={str(manifest): sha256(manifest) for manifest in manifests},
+    )
     with style.theme():
         figure = FIGURES[name](cubes, job.figures)
         for file in files:
             with replacing(file) as staged:
                 # The suffix tells the format, so it must end the staged name too.
                 drawn = staged.with_name(staged.name + file.suffix)
-                style.save(figure, [drawn], dpi=job.figures.dpi)
+                style.save(figure, [drawn], dpi=job.figures.dpi, about=json.dumps(about))
                 drawn.rename(staged)

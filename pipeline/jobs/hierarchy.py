@@ -1,5 +1,6 @@
-"""The hierarchy job: the levels of G of every checkpoint of a run, one part for each split."""
+"""The hierarchy job: the levels of G of checkpoints of a run on its splits, one part each."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,9 @@ from pipeline.tasks import HierarchyJob
 COMPONENTS = ("G", "A1", "A2", "B1", "B2")
 
 
-def write_hierarchies(folder: Path, job: HierarchyJob) -> None:
-    """Write the hierarchy parts of the run in ``folder``."""
-    write_parts(folder, job, "hierarchy", job.hierarchy.splits, partial(_part, job), labels={})
+def write_hierarchies(files: Sequence[Path], job: HierarchyJob) -> None:
+    """Write the hierarchy parts ``files``."""
+    write_parts(files, job, partial(_part, job), labels={})
 
 
 def _part(job: HierarchyJob, run: OpenRun, split: str, record: Record) -> xr.Dataset:

@@ -1,9 +1,10 @@
-"""The layers job: each layer of every checkpoint of a run, one part for each split.
+"""The layers job: each layer of checkpoints of a run on its splits, one part each.
 
 A part holds the eigenspaces too, a variable for each layer, which the cube leaves out: the overlap
 job reads them one by one.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,9 @@ from pipeline.tasks import LayersJob
 ROUNDING = 1e-6  # of the largest eigenvalue: what float32 leaves of a zero
 
 
-def write_layers(folder: Path, job: LayersJob) -> None:
-    """Write the layers parts of the run in ``folder``."""
-    write_parts(folder, job, "layers", job.layers.splits, partial(_part, job), labels={})
+def write_layers(files: Sequence[Path], job: LayersJob) -> None:
+    """Write the layers parts ``files``."""
+    write_parts(files, job, partial(_part, job), labels={})
 
 
 def _part(job: LayersJob, run: OpenRun, split: str, record: Record) -> xr.Dataset:

@@ -1,7 +1,8 @@
-"""What the jobs share that dissect every checkpoint of a run on every split, one part each."""
+"""What the jobs share that dissect checkpoints of runs on splits, one part each."""
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from pipeline.curvature.recorded import Recorded
 from pipeline.device import device_name, prepare
 from pipeline.progress import progress, say
 from pipeline.provenance import provenance
-from pipeline.runs import Run, part_path, results_of
+from pipeline.runs import Part
 from pipeline.scratch import scratch_folder
 from pipeline.tasks import StageJob
 
@@ -27,52 +28,45 @@ Dissect = Callable[[OpenRun, str, Record], xr.Dataset]
 
 
 def write_parts(
-    folder: Path,
-    job: StageJob,
-    cube: str,
-    splits: Sequence[str],
-    dissect: Dissect,
-    *,
-    labels: dict[str, list[str]],
+    files: Sequence[Path], job: StageJob, dissect: Dissect, *, labels: dict[str, list[str]]
 ) -> None:
-    """Write the run's parts of ``cube``, moved to their places when all are done.
+    """Write the parts ``files``, moved to their places when all are done.
 
     ``dissect`` is called with the opened run, the split, and a function that records an operator's
     products under a name; ``labels`` are coordinates that a part without results has too.
     Finished parts, and the products of a long one, wait in scratch, named after the network's
     checksum; a rerun finds them.  In a data-parallel job all ranks compute and the first writes.
     """
-    run = Run.from_path(folder)
     device = prepare(job.compute)
     first = ranks()[0] == 0
-    targets = {
-        (epoch, split): part_path(results_of(folder), run, epoch, split, cube)
-        for epoch in job.epochs
-        for split in splits
-    }
-    scratch = scratch_folder(results_of(folder) / "curvature" / run.path, job, first_rank=first)
-    checksums = {epoch: open_run(folder, epoch).checksum[:16] for epoch in job.epochs}
-    staged = {
-        (epoch, split): scratch / f"epoch{epoch}-{split}-{checksums[epoch]}.zarr.zip"
-        for epoch, split in targets
-    }
-    waiting = from_first_rank([place for place in targets if not staged[place].exists()])
-    done = len(targets) - len(waiting)
-    label = f"{run.path} {cube}"
-    for epoch, split in progress(waiting, total=len(targets), done=done, label=label):
-        opened = open_run(folder, epoch, device=device, dtype=getattr(torch, job.compute.dtype))
-        products = staged[epoch, split].with_suffix(".products")
-        part = _part(opened, split, job, dissect, products, labels)
+    parts = {file: Part.from_path(file) for file in files}
+    with ExitStack() as stack:
+        staged = {}
+        for file, part in parts.items():
+            checksum = open_run(part.folder, part.epoch).checksum[:16]
+            scratch = scratch_folder(file.parent, job, first_rank=first)
+            staged[file] = stack.enter_context(scratch) / f"{checksum}.zarr.zip"
+        waiting = from_first_rank([file for file in files if not staged[file].exists()])
+        done = len(files) - len(waiting)
+        for file in progress(waiting, total=len(files), done=done, label=_label(parts)):
+            part = parts[file]
+            dtype = getattr(torch, job.compute.dtype)
+            opened = open_run(part.folder, part.epoch, device=device, dtype=dtype)
+            products = staged[file].with_suffix(".products")
+            found = _part(opened, part.split, job, dissect, products, labels)
+            if first:
+                write_part(found, staged[file])
+                remove(products)
+            wait_for_all()
         if first:
-            write_part(part, staged[epoch, split])
-            remove(products)
-        wait_for_all()
-    if first:
-        for place, target in targets.items():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(staged[place], target)
-        remove(scratch)
+            for file in files:
+                os.replace(staged[file], file)
     wait_for_all()
+
+
+def _label(parts: dict[Path, Part]) -> str:
+    """Return what stands before the progress of the job."""
+    return ", ".join(sorted({f"{part.run.path} {part.cube}" for part in parts.values()}))
 
 
 def options_of(job: StageJob) -> Options:

@@ -1,5 +1,6 @@
-"""The spectrum job: every checkpoint of a run, on every split, one part each."""
+"""The spectrum job: checkpoints of a run on its splits, one part each."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,10 @@ from pipeline.tasks import SpectrumJob
 OPERATORS = {"Hess": hessian, "G": gauss_newton, "H": residual}
 
 
-def write_spectra(folder: Path, job: SpectrumJob) -> None:
-    """Write the spectrum parts of the run in ``folder``."""
+def write_spectra(files: Sequence[Path], job: SpectrumJob) -> None:
+    """Write the spectrum parts ``files``."""
     labels = {"matrix": list(job.spectrum.matrices)}
-    write_parts(folder, job, "spectrum", job.spectrum.splits, partial(_part, job), labels=labels)
+    write_parts(files, job, partial(_part, job), labels=labels)
 
 
 def _part(job: SpectrumJob, run: OpenRun, split: str, record: Record) -> xr.Dataset:

@@ -7,13 +7,14 @@ from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
-from pipeline.atomic import remove, replacing, sha256
+from pipeline.atomic import replacing, sha256
 from pipeline.config import image_size
 from pipeline.data.examples import load_examples
+from pipeline.data_files import ABSENT, remember_fetched
 from pipeline.device import device_name, prepare
 from pipeline.models.registry import build
 from pipeline.provenance import provenance
-from pipeline.runs import Run, checkpoint_path
+from pipeline.runs import Run, checkpoint_path, results_of
 from pipeline.scratch import scratch_folder
 from pipeline.streams import stream
 from pipeline.tasks import TrainJob
@@ -35,6 +36,9 @@ def train_run(folder: Path, job: TrainJob, *, save_every: float) -> None:
         job.dataset, "train", n_per_class=run.n_per_class, seed=run.seed, **where
     )
     test_set = load_examples(job.dataset, "test", **where)
+    if job.data == ABSENT:
+        fetched = {"data_root": job.data_root, "results": results_of(folder)}
+        remember_fetched(run.dataset, job.dataset, **fetched)
     in_shape = tuple(train_set.inputs.shape[1:])
     network = build(
         job.model,
@@ -44,30 +48,30 @@ def train_run(folder: Path, job: TrainJob, *, save_every: float) -> None:
         init=job.recipe.init,
         seed=stream(run.seed, "init"),
     ).to(device)
-    scratch = scratch_folder(folder, job)
-    history = train(
-        network,
-        job.recipe,
-        train_set.to(device),
-        test_set.to(device),
-        seed=run.seed,
-        scratch=scratch,
-        save_every=save_every,
-        label=run.path,
-    )
-    record = {
-        "run": asdict(run),
-        "in_shape": in_shape,
-        "class_names": train_set.class_names,
-        "diverged_epoch": history[-1].epoch if history[-1].diverged else None,
-        "provenance": provenance(
-            settings=job.model_dump(mode="json"),
-            code=job.code,
-            device=device_name(device),
-            seeds={"run": run.seed},
-        ),
-    }
-    _publish(folder, scratch, job.recipe.checkpoints, history, record)
+    with scratch_folder(folder, job) as scratch:
+        history = train(
+            network,
+            job.recipe,
+            train_set.to(device),
+            test_set.to(device),
+            seed=run.seed,
+            scratch=scratch,
+            save_every=save_every,
+            label=run.path,
+        )
+        record = {
+            "run": asdict(run),
+            "in_shape": in_shape,
+            "class_names": train_set.class_names,
+            "diverged_epoch": history[-1].epoch if history[-1].diverged else None,
+            "provenance": provenance(
+                settings=job.model_dump(mode="json"),
+                code=job.code,
+                device=device_name(device),
+                seeds={"run": run.seed},
+            ),
+        }
+        _publish(folder, scratch, job.recipe.checkpoints, history, record)
 
 
 def _publish(
@@ -77,7 +81,7 @@ def _publish(
     history: list[Row],
     record: dict[str, Any],
 ) -> None:
-    """Write what the rule declares, run.json last, and let go of the scratch folder."""
+    """Write what the rule declares, run.json last."""
     digests = {}
     for epoch in sorted(checkpoints):
         with replacing(checkpoint_path(folder, epoch)) as staged:
@@ -90,4 +94,3 @@ def _publish(
     with replacing(folder / "run.json") as staged:
         text = json.dumps(record | {"checkpoints": digests}, indent=1) + "\n"
         staged.write_text(text, encoding="utf-8")
-    remove(scratch)

@@ -1,0 +1,84 @@
+"""The files of a data set, by content: a changed one retrains what was trained on it.
+
+Reading them all at every start would be slow: their digest is kept beside the results, with their
+names, sizes and times, and made anew when these differ.
+"""
+
+import hashlib
+import json
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+from pipeline.atomic import replacing, sha256
+from pipeline.catalogue import FOLDER, SOURCES
+from pipeline.config import Dataset
+
+ABSENT = "absent"
+FOLDER_FILES = ("train/*/*", "test/*/*")
+
+
+def data_files(dataset: Dataset, data_root: str) -> list[Path] | None:
+    """Return a data set's files as they are now, sorted; None where it is known to have none."""
+    patterns, base = dataset.files, Path(dataset.path or data_root)
+    if patterns is None and dataset.source == FOLDER:
+        patterns = FOLDER_FILES
+    elif patterns is None and dataset.source in SOURCES:
+        patterns = SOURCES[dataset.source].files
+    if not patterns:
+        return None
+    found = {file for pattern in patterns for file in base.glob(pattern) if file.is_file()}
+    return sorted(found)
+
+
+def data_digest(name: str, dataset: Dataset, *, data_root: str, results: str) -> str | None:
+    """Return a digest of the names and contents of a data set's files.
+
+    None for a data set without files, ``ABSENT`` where there are none yet.  What a job has fetched
+    since stays ``ABSENT``, as that job was told, until it changes.
+    """
+    files = data_files(dataset, data_root)
+    if not files:
+        return files if files is None else ABSENT
+    stamp = _stamp(tuple(files))
+    memo = _memo(results, name)
+    with suppress(OSError, ValueError, KeyError):
+        known = json.loads(memo.read_text(encoding="utf-8"))
+        if known["stamp"] == stamp:
+            return known["told"]
+    digest = _digest(tuple(files))
+    _remember(memo, stamp, digest)
+    return digest
+
+
+def remember_fetched(name: str, dataset: Dataset, *, data_root: str, results: str | Path) -> None:
+    """Keep in mind that the files there now are those that a job, told ``ABSENT``, has fetched."""
+    files = data_files(dataset, data_root)
+    if files:
+        _remember(_memo(results, name), _stamp(tuple(files)), ABSENT)
+
+
+def _memo(results: str | Path, name: str) -> Path:
+    return Path(results) / "data" / f"{name}.json"
+
+
+def _remember(memo: Path, stamp: str, told: str) -> None:
+    # Where results cannot be written, as in a look at another's, the digest is made each time.
+    with suppress(OSError), replacing(memo) as staged:
+        staged.write_text(json.dumps({"stamp": stamp, "told": told}) + "\n", encoding="utf-8")
+
+
+def _stamp(files: tuple[Path, ...]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        about = file.stat()
+        digest.update(f"{file} {about.st_size} {about.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def _digest(files: tuple[Path, ...]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{'/'.join(file.parts[-3:])} {sha256(file)}\n".encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,87 @@
+"""How far a workflow has come: its grid drawn in a terminal, and what failed."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.config import Config
+from pipeline.progress import is_held
+from pipeline.tasks import STAGES
+from pipeline.workload import Work, workload
+
+# A state, the sign that it is drawn with, and its colour.
+SIGNS = {
+    "done": ("#", "green"),
+    "running": (">", "cyan"),
+    "failed": ("x", "bold red"),
+    "waiting": (".", "dim"),
+}
+WORDS = ("dataset", "model", "norm", "recipe", "n_per_class")
+
+
+def state_of(work: Work) -> str:
+    """Return a job's state: done, running, failed or waiting.
+
+    Done means that its files are there; ``snakemake --dry-run`` tells which are out of date.  What
+    was killed, and not begun again, has failed.
+    """
+    if work.done:
+        return "done"
+    if is_held(work.log):
+        return "running"
+    return "failed" if work.log.exists() else "waiting"
+
+
+def print_status(config: Config, console: Console) -> bool:
+    """Print the state of every job; return whether none has failed."""
+    states = {work: state_of(work) for work in workload(config)}
+    console.print(_grid(states))
+    console.print(_others(states))
+    counts = [
+        f"{sum(s == name for s in states.values())} {name} {SIGNS[name][0]}" for name in SIGNS
+    ]
+    console.print(f"{len(states)} jobs: {', '.join(counts)}")
+    for word in ("running", "failed"):
+        for work in (work for work, state in states.items() if state == word):
+            console.print(Text(f"{word}: {work.rule} {work.name}", style=SIGNS[word][1]))
+            console.print(Text(f"  {work.log}: {last_line(work.log)}"))
+    return "failed" not in states.values()
+
+
+def last_line(log: Path) -> str:
+    """Return the last line of a log that says something; nothing of an empty one."""
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "(empty)")
+
+
+def _grid(states: dict[Work, str]) -> Table:
+    """Return the table of runs: a row for all seeds of one, a column for each stage."""
+    rows: dict[tuple[str, ...], dict[str, list[str]]] = {}
+    for work, state in states.items():
+        if work.run:
+            words = tuple(str(getattr(work.run, word)) for word in WORDS)
+            rows.setdefault(words, {}).setdefault(work.rule, []).append(state)
+    stages = [stage for stage in ("train", *STAGES) if any(stage in row for row in rows.values())]
+    table = Table(*WORDS[:-1], "n", *stages, box=None, pad_edge=False)
+    for words, row in rows.items():
+        table.add_row(*words, *(_signs(row.get(stage, [])) for stage in stages))
+    return table
+
+
+def _others(states: dict[Work, str]) -> Table:
+    """Return the table of jobs that are of no single run: a row for each rule."""
+    rows: dict[str, list[str]] = {}
+    for work, state in states.items():
+        if not work.run:
+            rows.setdefault(work.rule, []).append(state)
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for rule, found in rows.items():
+        table.add_row(rule, _signs(found))
+    return table
+
+
+def _signs(states: Iterable[str]) -> Text:
+    return Text.assemble(*(SIGNS[state] for state in states))

@@ -1,0 +1,143 @@
+"""Every job that a configuration stands for: what it makes, of what, and its log."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.catalogue import FIGURES
+from pipeline.config import Config
+from pipeline.runs import (
+    TRAINING_FILES,
+    Run,
+    checkpoint_path,
+    log_path,
+    overlap_path,
+    part_path,
+    run_folder,
+    theory_path,
+)
+from pipeline.settings import Settings
+from pipeline.tasks import (
+    STAGES,
+    cube_job,
+    figure_job,
+    layers_parts,
+    overlap_job,
+    part_places,
+    splits_of,
+    stage_job,
+    theory_job,
+    train_job,
+)
+
+FIGURE_SUFFIXES = ("svg", "png")
+
+
+@dataclass(frozen=True)
+class Work:
+    """One job: the rule, its name among the rule's jobs, its files, and its run if it has one."""
+
+    rule: str
+    name: str
+    inputs: tuple[Path, ...]
+    outputs: tuple[Path, ...]
+    log: Path
+    run: Run | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether all that it makes is there; whether it is up to date, Snakemake knows."""
+        return all(file.exists() for file in self.outputs)
+
+
+def workload(config: Config) -> Iterator[Work]:
+    """Yield every job, each after those whose files it needs."""
+    for run in config.runs():
+        yield _train(config, run)
+        for stage in STAGES:
+            if stage in needed_stages(config):
+                yield from _stage(config, stage, run)
+    if "overlap" in config.cubes:
+        yield from _overlaps(config)
+    if "theory" in config.cubes:
+        yield Work(
+            "theory", "", (), (theory_path(config.results),), log_path(config.results, "theory")
+        )
+    for cube in config.cubes:
+        yield _cube(config, cube)
+    for figure in config.figure_names():
+        yield _figure(config, figure)
+
+
+def needed_stages(config: Config) -> list[str]:
+    """Return the stages whose parts a cube is made of, the overlaps' layers with them."""
+    wanted = {*config.cubes, *(["layers"] if "overlap" in config.cubes else [])}
+    return [stage for stage in STAGES if stage in wanted]
+
+
+def told(config: Config, work: Work) -> Settings:
+    """Return what a job is told now."""
+    if work.rule in ("train", *STAGES):
+        words = {"dataset": work.run.dataset, "model": work.run.model}
+        if work.rule == "train":
+            return train_job(config, **words, recipe=work.run.recipe)
+        return stage_job(config, work.rule, **words)
+    if work.rule == "overlap":
+        dataset, model, norm = work.name.split("/")
+        return overlap_job(config, dataset=dataset, model=model, norm=norm)
+    if work.rule == "theory":
+        return theory_job(config)
+    return {"cube": cube_job, "figure": figure_job}[work.rule](config, work.name)
+
+
+def _train(config: Config, run: Run) -> Work:
+    folder = run_folder(config.results, run)
+    checkpoints = [checkpoint_path(folder, e) for e in config.checkpoints(run.recipe, "training")]
+    outputs = (*(folder / name for name in TRAINING_FILES), *checkpoints)
+    return Work("train", run.path, (), outputs, log_path(config.results, "train", run.path), run)
+
+
+def _stage(config: Config, stage: str, run: Run) -> Iterator[Work]:
+    folder = run_folder(config.results, run)
+    epochs = config.checkpoints(run.recipe, stage)
+    inputs = (folder / "run.json", *(checkpoint_path(folder, epoch) for epoch in epochs))
+    places = [(epoch, split) for epoch in epochs for split in splits_of(config, stage)]
+    parts = [part_path(config.results, run, *place, stage) for place in places]
+    if getattr(config.resources, stage).job == "run":
+        log = log_path(config.results, stage, run.path)
+        yield Work(stage, run.path, inputs, tuple(parts), log, run)
+        return
+    for (epoch, split), part in zip(places, parts, strict=True):
+        name = f"{run.path}/epoch{epoch}/{split}"
+        yield Work(stage, name, inputs, (part,), log_path(config.results, stage, name), run)
+
+
+def _overlaps(config: Config) -> Iterator[Work]:
+    networks = sorted({(run.dataset, run.model, run.norm) for run in config.runs()})
+    for dataset, model, norm in networks:
+        job = overlap_job(config, dataset=dataset, model=model, norm=norm)
+        places = layers_parts(job)
+        inputs = [file for _, _, file in places]
+        inputs += [checkpoint_path(run_folder(config.results, run), at[0]) for run, at, _ in places]
+        name = f"{dataset}/{model}/{norm}"
+        output = overlap_path(config.results, dataset, model, norm)
+        log = log_path(config.results, "overlap", name)
+        yield Work("overlap", name, tuple(inputs), (output,), log)
+
+
+def _cube(config: Config, cube: str) -> Work:
+    folder = Path(config.results) / "cubes"
+    if cube == "training":
+        folders = [run_folder(config.results, run) for run in config.runs()]
+        inputs = [folder / name for folder in folders for name in TRAINING_FILES]
+    else:
+        inputs = [file for _, file in part_places(cube, cube_job(config, cube))]
+    outputs = (folder / f"{cube}.zarr", folder / f"{cube}.manifest.json")
+    return Work("cube", cube, tuple(inputs), outputs, log_path(config.results, "cubes", cube))
+
+
+def _figure(config: Config, figure: str) -> Work:
+    cubes, folder = Path(config.results) / "cubes", Path(config.results) / "figures"
+    inputs = tuple(cubes / f"{cube}.manifest.json" for cube in FIGURES[figure])
+    outputs = tuple(folder / f"{figure}.{suffix}" for suffix in FIGURE_SUFFIXES)
+    return Work("figure", figure, inputs, outputs, log_path(config.results, "figures", figure))
