@@ -5,7 +5,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 
-.PHONY: all env test test-slow test-slurm bench lint lock clean
+.PHONY: all env report test test-slow test-faults test-slurm bench lint lock clean
 
 all: $(READY)
 	$(BIN)/snakemake
@@ -19,11 +19,19 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
+# One HTML file with every figure, the configuration and the versions, of results that are there.
+report: $(READY)
+	$(BIN)/snakemake --report $(or $(REPORT),results/report.html)
+
 test: lint
 	$(BIN)/python -m pytest
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# Thirty kills, the injected faults, and what each edit reruns; about XX minutes.
+test-faults: $(READY)
+	$(BIN)/python -m pytest -m "faults or not (slow or slurm)" tests/test_faults.py tests/test_workflow.py
 
 # On a Slurm that the tests start and stop: root and Debian packages, or they say why they are skipped.
 test-slurm: $(READY)

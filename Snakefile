@@ -10,9 +10,11 @@ min_version("9.0")
 ROOT = str(workflow.basedir)
 sys.path[:0] = [ROOT, "."]
 
+from pipeline.atomic import check_writable
 from pipeline.catalogue import CUBES, FIGURES
 from pipeline.configfile import load_config
-from pipeline.errors import ConfigError
+from pipeline.errors import AnatomyError, ConfigError
+from pipeline.provenance import git_commit, versions
 from pipeline.runs import (
     NAME,
     PATTERN,
@@ -39,10 +41,16 @@ DEFAULT = f"{ROOT}/config.yaml"
 configfile: DEFAULT
 
 
+report: "rules/report/experiment.rst"
+
+
 try:
     CONFIG = load_config(config, [DEFAULT, *workflow.overwrite_configfiles])
 except ConfigError as error:
     raise WorkflowError(str(error))
+
+# For the report's first page, which sees nothing but the configuration.
+config["software"] = versions() | {"commit": git_commit()}
 
 # Jobs run with the Python that runs snakemake, activated or not, and with this package.
 shell.prefix(
@@ -72,6 +80,13 @@ include: "rules/overlap.smk"
 include: "rules/theory.smk"
 include: "rules/cubes.smk"
 include: "rules/figures.smk"
+
+
+onstart:
+    try:
+        check_writable(CONFIG.results)
+    except AnatomyError as error:
+        raise WorkflowError(str(error))
 
 
 rule all:

@@ -30,7 +30,8 @@ examples, C = {classes}, p = {p}, float32, two CPU threads, {rounds} rounds in t
 * *Gram matrix*: this project's route, C - 1 retained backward passes over each class (the last
   vector of a class is minus the sum of its others).
 * *class by class*: the same passes in a loop, a graph retained for C backward calls per class;
-  *accurate*: its probabilities from a forward in float64, as this project's always are.
+  *accurate*: its probabilities from a forward in float64, as this project's are where a logit
+  exceeds 64.
 * *pair by pair*: C^2 backward passes over all the data, as S's authors' code makes them.
 * *products*: `top_eigenpairs` on the three operators, as where a Gram matrix of C^2 vectors does
   not fit: it needs one product at least for each of the C^2 eigenvalues.

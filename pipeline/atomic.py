@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,6 +60,14 @@ def storing(path: Path | str, cures: dict[int, str] = CURES) -> Iterator[None]:
             f"{path} cannot be written: {os.strerror(number)}. {cures[number]}. Nothing that was "
             "finished is lost: a rerun goes on from there"
         ) from error
+
+
+def check_writable(folder: str | Path) -> None:
+    """Raise as ``storing`` where nothing can be written to a folder, made if it is not there."""
+    with storing(folder):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
 
 
 def remove(path: Path) -> None:

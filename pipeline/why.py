@@ -20,16 +20,18 @@ from pipeline.workload import Work, told, workload
 SHOWN_FILES = 6
 
 
-def explanation(artifact: Path, config: Config) -> str:
+def explanation(artifact: str | Path, config: Config) -> str:
     """Return what made an artifact of ``config``, what it depends on, and what differs now.
 
     Raises ArtifactError where the configuration makes no such artifact, or it is not there.
     """
+    artifact = Path(artifact)
     work = _maker(artifact, config)
     if not artifact.exists():
         raise ArtifactError(f"{artifact} is not there yet. Run snakemake, which makes it")
     record = _record(artifact, work)
     now = told(config, work).model_dump(mode="json")
+    settings = [(key, json.dumps(value)) for key, value in _leaves(now) if key != "code"]
     modules = _modules(config, work)
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     changes = list(_changes(artifact, record, now, work, modules))
@@ -41,7 +43,7 @@ def explanation(artifact: Path, config: Config) -> str:
         f"  device    {record['device']}",
         f"  versions  {versions}",
         "it is made again when one of these changes:",
-        *(f"  setting   {key}: {json.dumps(value)}" for key, value in _leaves(now) if key != "code"),
+        *(f"  setting   {key}: {value}" for key, value in settings),
         f"  code      of {len(modules)} modules: {', '.join(modules)}",
         *(f"  input     {text}" for text in _some(work.inputs)),
         "now:",

@@ -91,6 +91,11 @@ def cube_parts(wildcards):
     return [str(file) for _, file in places]
 
 
+def figure_category(wildcards):
+    """Return the cube that a figure is drawn from, which the report groups figures by."""
+    return FIGURES[wildcards.figure][0]
+
+
 def figure_cubes(wildcards):
     """Return the manifests of the figure's cubes: they change when the cubes' contents do."""
     return [f"{RESULTS}/cubes/{cube}.manifest.json" for cube in FIGURES[wildcards.figure]]

@@ -2,7 +2,12 @@ rule figure:
     input:
         cubes=figure_cubes,
     output:
-        svg=f"{RESULTS}/figures/{{figure}}.svg",
+        svg=report(
+            f"{RESULTS}/figures/{{figure}}.svg",
+            caption="report/figure.rst",
+            category=figure_category,
+            labels={"figure": "{figure}"},
+        ),
         png=f"{RESULTS}/figures/{{figure}}.png",
     log:
         f"{RESULTS}/logs/figures/{{figure}}.log",

@@ -4,6 +4,7 @@ import pytest
 import torch
 from small_run import RECIPE, folder_of, job_of
 from torch import nn
+from workflow import TINY, begin, snakemake
 
 from pipeline.jobs.train import train_run
 from pipeline.models.fnet import fnet
@@ -66,4 +67,12 @@ def trained(tmp_path_factory):
     """Return the folder of the small run, trained."""
     folder = folder_of(tmp_path_factory.mktemp("runs"))
     train_run(folder, job_of(RECIPE), save_every=1e9)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """Return a folder in which the tiny experiment has been run."""
+    folder = begin(tmp_path_factory.mktemp("workflow"))
+    snakemake(folder, TINY)
     return folder

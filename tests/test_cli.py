@@ -5,6 +5,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 COMMANDS = (
     "check",
+    "status",
+    "why",
     "schema",
     "train",
     "spectrum",

@@ -78,10 +78,10 @@ def levels_along(levels: xr.Dataset, along: str) -> Levels:
     order = levels.sizes["order"]
     classes = int(levels.classes.max())
     A1 = levels.eigenvalue.sel(component="A1").isel(order=slice(0, min(order, classes - 1)))
-    B1 = levels.eigenvalue.sel(component="B1").dropna("order", how="all")
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="All-NaN slice")  # seeds that a size lacks
-        B1 = B1.quantile((BULK[0], 0.5, BULK[1]), "order")
+        # Seeds that a size lacks; and of two classes B1 vanishes.
+        warnings.filterwarnings("ignore", message="All-NaN slice")
+        B1 = levels.eigenvalue.sel(component="B1").quantile((BULK[0], 0.5, BULK[1]), "order")
     B2 = levels.ritz_value.sel(component="B2").max(("probe", "node"))
     return Levels(
         A1.mean("seed").transpose(along, "order").values,

@@ -1,0 +1,280 @@
+"""Faults, injected into a tiny experiment: what is said, what goes on, and what a rerun heals."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+import torch
+import xarray as xr
+from small_run import job_of
+from workflow import (
+    BLOCK,
+    TINY,
+    begin,
+    changed,
+    command,
+    environment,
+    log_of,
+    planned,
+    products,
+    snakemake,
+    truncate,
+)
+
+from pipeline.runs import Run, checkpoint_path, part_path, run_folder
+from pipeline.scratch import scratch_folder
+
+SMALL = TINY | {
+    "grid": [BLOCK | {"recipes": ["sgd"], "seeds": [0, 1]}],
+    "cubes": ["training", "spectrum"],
+    "figures": {"dpi": 60, "names": ["training"]},
+}
+FIRST, SECOND = (Run("digits", "tiny", "none", "sgd", 8, seed) for seed in (0, 1))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    folder = begin(tmp_path_factory.mktemp("small"))
+    snakemake(folder, SMALL)
+    return folder
+
+
+@pytest.fixture
+def done(small, tmp_path):
+    """Return a copy of the finished small experiment."""
+    return shutil.copytree(small, tmp_path / "done", symlinks=True)
+
+
+def start(folder, settings, *arguments):
+    """Start an experiment in a process group of its own, and go on."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    words = command(folder, settings, *arguments)
+    return subprocess.Popen(words, env=environment(folder), start_new_session=True, **pipes)
+
+
+def wait_for(reached, process):
+    end = time.monotonic() + 120
+    while not reached():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def part_of(folder, run, epoch=4):
+    return part_path(folder / "results", run, epoch, "train", "spectrum")
+
+
+# One seed, every cube and two figures: 14 jobs.
+WHOLE = TINY | {
+    "grid": [BLOCK | {"recipes": ["sgd"]}],
+    "figures": {"dpi": 60, "names": ["training", "theory"]},
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = begin(tmp_path_factory.mktemp("whole"))
+    snakemake(folder, WHOLE)
+    return products(folder)
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.faults)])
+def test_kills_at_random_moments_change_nothing(undisturbed, tmp_path, kills):
+    """Half of them of everything, as when the power fails; half of Snakemake alone, whose jobs
+    then go on and meet those of the next start."""
+    folder, draw = begin(tmp_path), random.Random(0)
+    struck = []
+    for number in range(kills):
+        process = start(folder, WHOLE)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.communicate(timeout=draw.uniform(2, 8))
+        struck.append(len(list((folder / "results").rglob("*.log"))))
+        if number % 2:
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        snakemake(folder, WHOLE, "--unlock")
+    snakemake(folder, WHOLE, "--rerun-incomplete")
+    found = products(folder)
+    assert found.keys() == undisturbed.keys()
+    assert found == undisturbed
+    # At different stages, and with nothing left behind.
+    assert len(set(struck)) >= min(kills, 4) - 1
+    left = [path for path in (folder / "results").rglob(".*Job-*") if path.exists()]
+    assert not left
+
+
+def test_a_truncated_checkpoint_stops_its_own_jobs_alone(done):
+    checkpoint = checkpoint_path(run_folder(done / "results", FIRST), 4)
+    truncate(checkpoint)
+    again = changed(SMALL, ["spectrum", "steps"], 13)
+    before = part_of(done, SECOND).read_bytes()
+    snakemake(done, again, "--keep-going", check=False)
+    assert "epoch4.safetensors is not a whole safetensors file" in log_of(done, "spectrum")
+    assert part_of(done, SECOND).read_bytes() != before
+    # The cure that the message names.
+    assert "Delete it and the run's run.json" in log_of(done, "spectrum")
+    checkpoint.unlink()
+    (run_folder(done / "results", FIRST) / "run.json").unlink()
+    snakemake(done, again)
+    cube = xr.open_zarr(done / "results/cubes/spectrum.zarr")
+    assert int(cube.ritz_value.notnull().sum("node").max()) == 13
+
+
+def test_a_truncated_part_is_named_and_made_anew(done, small):
+    truncate(part_of(done, FIRST))
+    snakemake(done, SMALL, "--forcerun", "cube", check=False)
+    assert "seed0/epoch4/train/spectrum.zarr.zip is corrupt" in log_of(done, "cubes")
+    assert "Delete it, and snakemake makes it anew" in log_of(done, "cubes")
+    part_of(done, FIRST).unlink()
+    snakemake(done, SMALL)
+    assert products(done) == products(small)
+
+
+def test_a_cube_that_lost_a_chunk_is_not_drawn(done, small):
+    chunks = (done / "results/cubes/training.zarr/train_loss").rglob("c/**/*")
+    next(file for file in chunks if file.is_file()).unlink()
+    snakemake(done, SMALL, "--forcerun", "figure", check=False)
+    assert "has lost or altered files since it was gathered" in log_of(done, "figures")
+    (done / "results/cubes/training.manifest.json").unlink()
+    snakemake(done, SMALL)
+    assert products(done) == products(small)
+
+
+def test_data_with_a_wrong_checksum_stop_their_own_runs_alone(tmp_path):
+    folder = begin(tmp_path)
+    batches = folder / "data" / "cifar-10-batches-py"
+    batches.mkdir(parents=True)
+    (batches / "data_batch_1").write_bytes(b"not what it was")
+    settings = SMALL | {
+        "datasets": {"cifar10": {"source": "cifar10"}},
+        "download": False,
+        "grid": [
+            BLOCK | {"recipes": ["sgd"]},
+            BLOCK | {"recipes": ["sgd"], "datasets": ["cifar10"]},
+        ],
+    }
+    snakemake(folder, settings, "--keep-going", check=False)
+    log = log_of(folder, "train")
+    assert "cifar10: corrupt file data/cifar-10-batches-py/data_batch_1" in log
+    assert "Put the original in its place" in log
+    assert part_of(folder, FIRST).exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+def test_a_gpu_that_is_not_there_is_said_and_nothing_is_lost(done, small):
+    asked = changed(SMALL, ["compute", "device"], "cuda")
+    snakemake(done, asked, check=False)
+    assert "compute.device is cuda, but this machine has none" in log_of(done, "train")
+    assert "Set compute.device to auto or cpu" in log_of(done, "train")
+    snakemake(done, SMALL)
+    assert products(done) == products(small)
+
+
+@contextmanager
+def disk(folder, megabytes):
+    """Mount a small disk of memory on a new folder."""
+    folder.mkdir()
+    options = ["-t", "tmpfs", "-o", f"size={megabytes}m"]
+    mounted = subprocess.run(["mount", *options, "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"a disk of memory can be mounted by root alone: {mounted.stderr.decode()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_is_said_and_a_rerun_goes_on(small, tmp_path):
+    folder = begin(tmp_path)
+    settings = SMALL | {"results": "disk/results"}
+    with disk(folder / "disk", 16) as place:
+        filler = place / "filler"
+        filler.write_bytes(bytes(16 * 2**20 - 64 * 2**10))
+        said = snakemake(folder, settings, "--keep-going", check=False)
+        logs = "".join(log.read_text() for log in place.rglob("*.log"))
+        assert "cannot be written: No space left on device. Free some space" in said + logs
+        filler.unlink()
+        snakemake(folder, settings)
+        shutil.copytree(place / "results", folder / "results")
+    for run in (FIRST, SECOND):
+        assert part_of(folder, run).read_bytes() == part_of(small, run).read_bytes()
+
+
+def test_results_that_cannot_be_written_are_refused_at_the_start(small, tmp_path):
+    folder = begin(tmp_path)
+    settings = SMALL | {"results": "disk/results"}
+    with disk(folder / "disk", 16) as place:
+        subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+        said = snakemake(folder, settings, check=False)
+    assert "disk/results cannot be written: Read-only file system. Let `results:` name" in said
+    assert "Traceback" not in said
+
+
+def test_an_edit_of_the_configuration_waits_for_the_next_run(tmp_path):
+    folder = begin(tmp_path)
+    process = start(folder, SMALL)
+    wait_for(lambda: log_of(folder, "train"), process)
+    edited = changed(SMALL, ["spectrum", "steps"], 13)
+    command(folder, edited)  # which writes the file
+    text, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, text
+    cube = xr.open_zarr(folder / "results/cubes/spectrum.zarr")
+    assert int(cube.ritz_value.notnull().sum("node").max()) == 12
+    assert planned(folder, edited) == {"spectrum": 2, "cube": 1}
+
+
+def test_a_second_snakemake_is_refused(tmp_path):
+    folder = begin(tmp_path)
+    process = start(folder, SMALL)
+    locks = folder / ".snakemake" / "locks"
+    wait_for(lambda: locks.exists() and any(locks.iterdir()), process)
+    said = snakemake(folder, SMALL, check=False)
+    assert "cannot be locked" in said or "locked" in said
+    text, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, text
+
+
+def test_a_job_begun_twice_waits_for_itself(tmp_path, capsys):
+    job, order = job_of(), []
+
+    def work(name, begun):
+        with scratch_folder(tmp_path, job) as scratch:
+            order.append(f"{name} in")
+            begun.set()
+            scratch.mkdir()
+            time.sleep(0.5)
+            order.append(f"{name} out")
+
+    first, second = threading.Event(), threading.Event()
+    threads = [threading.Thread(target=work, args=pair) for pair in (("a", first), ("b", second))]
+    threads[0].start()
+    assert first.wait(10)
+    threads[1].start()
+    for thread in threads:
+        thread.join(20)
+    assert order == ["a in", "a out", "b in", "b out"]
+    assert "another process works on this job" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def fail_in(folder, code):
+    with scratch_folder(folder, job_of().model_copy(update={"code": code})) as scratch:
+        scratch.mkdir()
+        (scratch / "state").write_text(code)
+        raise RuntimeError("killed")
+
+
+def test_scratch_of_a_failed_job_stays_and_of_other_settings_goes(tmp_path):
+    for code in ("one", "two"):
+        with pytest.raises(RuntimeError, match="killed"):
+            fail_in(tmp_path, code)
+        assert [file.read_text() for file in tmp_path.rglob("state")] == [code]
