@@ -73,6 +73,8 @@ IMAGE_SIZE: dict[str, int | None] = {"fnet": None, "lenet5": 32}
 NORMS = ("none", "batch")
 MATRICES = ("Hess", "G", "H")
 SPLITS = ("train", "test")
+# The bases of a PAC-Bayes posterior, as D names them: Base, Appr, Iter, Iter(D), Iter.M.
+METHODS = ("base", "appr", "iter", "iter-d", "iter-m")
 # A component of G, or a sum or difference of some.
 COMPONENT = r"^[+-]?(G|A1|A2|B1|B2)([+-](G|A1|A2|B1|B2))*$"
 

@@ -11,6 +11,7 @@ Norm = Literal["none", "batch"]
 Matrix = Literal["Hess", "G", "H"]
 Split = Literal["train", "test"]
 Cube = Literal["training", "spectrum", "hierarchy", "layers", "overlap", "theory"]
+Method = Literal["base", "appr", "iter", "iter-d", "iter-m"]
 Epoch = Annotated[int, Field(ge=0)]
 
 

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, StringConstraints
 
-from pipeline.catalogue import COMPONENT, FIGURES, SPLITS
-from pipeline.settings import Matrix, Settings, Split
+from pipeline.catalogue import COMPONENT, FIGURES, METHODS, SPLITS
+from pipeline.settings import Matrix, Method, Settings, Split
 
 
 class Spectrum(Settings):
@@ -122,6 +122,47 @@ class Theory(Settings):
         0.1, description="a: a network of width n has n^(1 + a) inputs"
     )
     examples: PositiveInt = Field(2000, description="random inputs that expectations are over")
+
+
+class Bounds(Settings):
+    """How a PAC-Bayes bound is optimised and sampled; the defaults are D's."""
+
+    methods: Annotated[tuple[Method, ...], Field(min_length=1)] = Field(
+        METHODS,
+        description="the posterior's basis: base, the standard one; appr, each layer's Kronecker "
+        "eigenbasis at the trained network; iter, the same made anew at the posterior's mean; "
+        "iter-d, ever more rarely; iter-m, with the output Hessian's closed form",
+    )
+    epochs: PositiveInt = Field(2000, description="passes of the optimisation")
+    lr: PositiveFloat = Field(0.001, description="of RMSprop")
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.9, description="RMSprop's alpha, of its mean of squared gradients"
+    )
+    drop_at: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (0.2, 0.4, 0.6, 0.8), description="fractions of the epochs after which the rate drops"
+    )
+    drop_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    batch: PositiveInt = Field(
+        100, description="examples of a step, and of each split for a sampled network"
+    )
+    basis_every: PositiveInt = Field(10, description="epochs between bases, of iter and its kin")
+    basis_decay: PositiveInt = Field(
+        10, description="of iter-d: by what that interval grows where the rate drops"
+    )
+    prior_ceiling: PositiveFloat = Field(
+        0.1, description="c: the prior's variance is lambda = c exp(-j / b), j = 1, 2, ..."
+    )
+    prior_steps: PositiveFloat = Field(100.0, description="b")
+    start_half_log_lambda: float = Field(-3.0, description="(1/2) log lambda at the start")
+    delta: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.025, description="probability that the bound fails for the training set"
+    )
+    samples: PositiveInt = Field(
+        150_000, description="networks drawn for the posterior's error, each with a batch"
+    )
+    sampling_delta: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.01, description="probability that the bound fails for those samples"
+    )
 
 
 class Compute(Settings):

@@ -1,5 +1,6 @@
 """The PAC-Bayes bound's parts, against dense formulas, SciPy and D's printed rows."""
 
+from itertools import pairwise
 from math import exp, log
 
 import numpy as np
@@ -105,11 +106,11 @@ def test_the_inverse_is_monotone():
     budgets = np.geomspace(1e-8, 10, 60)
     for q in (0.0, 0.02, 0.5, 0.99):
         values = [invert_binary_kl(q, budget) for budget in budgets]
-        assert all(a <= b for a, b in zip(values, values[1:], strict=False))
+        assert all(a <= b for a, b in pairwise(values))
     errors = np.linspace(0, 1, 60)
     for budget in (1e-4, 0.1, 1.0):
         values = [invert_binary_kl(q, budget) for q in errors]
-        assert all(a <= b + 1e-12 for a, b in zip(values, values[1:], strict=False))
+        assert all(a <= b + 1e-12 for a, b in pairwise(values))
 
 
 def test_the_bound_grows_with_each_of_its_terms():

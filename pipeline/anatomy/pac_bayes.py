@@ -1,8 +1,8 @@
 """The PAC-Bayes bound of a Gaussian posterior beside a Gaussian prior: pure functions.
 
-Prior P = N(w_0, lambda I), lambda = c exp(-j / b) with an integer j >= 1; posterior Q = N(w, S), its
-diagonal in some orthonormal basis.  With probability 1 - delta over the training set S, for all j
-and Q at once,
+Prior P = N(w_0, lambda I), lambda = c exp(-j / b) with an integer j >= 1; posterior Q, a Gaussian
+with a diagonal covariance in some orthonormal basis.  With probability 1 - delta over the training
+set S, for all j and Q at once,
 
     kl(error on S || error) <= (KL(Q || P) + 2 log j + log(pi^2 |S| / 6 delta)) / (|S| - 1)
 
@@ -10,7 +10,7 @@ Source: D, PAC-Bayes bounds (which prints KL(P || Q), a misprint), after Dziugai
 """
 
 from dataclasses import dataclass
-from math import exp, inf, isfinite, log, log1p, pi, sqrt
+from math import expm1, inf, isfinite, log, log1p, pi, sqrt
 
 import torch
 from scipy.optimize import brentq
@@ -84,7 +84,7 @@ def invert_binary_kl(q: float, budget: float) -> float:
     if high <= q or not isfinite(budget) or binary_kl(q, high) <= budget:
         return 1.0 if high == ALMOST_ONE else max(q, high)
     if q == 0:
-        return -(exp(-budget) - 1)
+        return -expm1(-budget)
     return brentq(lambda p: binary_kl(q, p) - budget, q, high, xtol=ROOT_TOLERANCE)
 
 

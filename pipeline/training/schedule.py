@@ -1,9 +1,10 @@
 """Learning rate by epoch."""
 
 from pipeline.config import Recipe
+from pipeline.stages import Bounds
 
 
-def learning_rate(recipe: Recipe, epoch: int) -> float:
+def learning_rate(recipe: Recipe | Bounds, epoch: int) -> float:
     """Return the rate during ``epoch``, counted from 1: ``lr``, dropped in the course of training.
 
     S drops it tenfold at 1/3 and 2/3 of the epochs.
