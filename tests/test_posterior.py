@@ -191,8 +191,8 @@ def test_appr_with_identity_factors_is_base(monkeypatch, tmp_path):
 
     def diagonal(model, data, *, layer, **options):
         m, n = model.get_submodule(layer).weight.shape
-        # The identity but for the order of its eigenvectors, which is thus known.
-        M, xx = (torch.linspace(1 + 1e-9, 1, size).double().diag() for size in (m, n))
+        # Eigenvectors are the identity, in an order that equal eigenvalues would leave open.
+        M, xx = (torch.linspace(2, 1, size).double().diag() for size in (m, n))
         return KroneckerFactors(M, xx, xx[0])
 
     monkeypatch.setattr("pipeline.anatomy.eigenbasis.kronecker_factors", diagonal)
