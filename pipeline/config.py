@@ -17,6 +17,7 @@ from pipeline.catalogue import CUBES, FIGURES, IMAGE_SIZE, SOURCES, Fit
 from pipeline.runs import Run
 from pipeline.settings import Cube, Epoch, Name, Norm, Settings
 from pipeline.stages import (
+    Bounds,
     Compute,
     Figures,
     Hierarchy,
@@ -26,6 +27,8 @@ from pipeline.stages import (
     StageResources,
     Theory,
 )
+
+Group = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
 
 class Dataset(Settings):
@@ -47,6 +50,11 @@ class Dataset(Settings):
         description="the files whose contents count, as patterns below data_root or path: a change "
         "retrains. null: those known of the source; []: none, where a look at each is too slow",
     )
+    groups: tuple[Group, ...] | None = Field(
+        None,
+        description="classes merged into fewer, by their numbers from 0, such as [[0, 1], [2, 3]]; "
+        "examples of classes in no group are left out",
+    )
     random_labels: bool = Field(False, description="labels permuted among the examples, for good")
     options: dict[str, Any] = Field(default={}, description="passed to your own function")
 
@@ -62,7 +70,15 @@ class Dataset(Settings):
         )
 
 
-class FNet(Settings):
+class Network(Settings):
+    """What all networks may be told."""
+
+    single_logit: bool = Field(
+        False, description="of a task of two classes: one output z, taken as (0, z)"
+    )
+
+
+class FNet(Network):
     """F-width^depth: a fully connected network of ``depth`` hidden layers, ReLU."""
 
     family: Literal["fnet"]
@@ -70,14 +86,14 @@ class FNet(Settings):
     depth: PositiveInt
 
 
-class LeNet5(Settings):
+class LeNet5(Network):
     """LeNet5: conv6 5x5, pool, conv16 5x5, pool, then fully connected layers."""
 
     family: Literal["lenet5"]
     fc1: PositiveInt = Field(120, description="output width of fc1; D varies it from 80 to 150")
 
 
-class OwnModel(Settings):
+class OwnModel(Network):
     """The user's own network."""
 
     family: str = Field(
@@ -135,6 +151,9 @@ class Grid(Settings):
     recipes: Annotated[tuple[Name, ...], Field(min_length=1)]
     n_per_class: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    cubes: Annotated[tuple[Cube, ...], Field(min_length=1)] | None = Field(
+        None, description="the cubes that hold these runs; null: all but bounds, which take long"
+    )
 
     def runs(self) -> Iterator[Run]:
         """Yield the block's runs, the last list varying fastest."""
@@ -162,6 +181,7 @@ class Config(Settings):
     layers: Layers = Layers()
     overlap: Overlap = Overlap()
     theory: Theory = Theory()
+    bounds: Bounds = Bounds()
     compute: Compute = Compute()
     figures: Figures = Figures()
     resources: StageResources = StageResources()
@@ -170,19 +190,36 @@ class Config(Settings):
         """Return every run of the grid."""
         return [run for block in self.grid for run in block.runs()]
 
+    def blocks(self, cube: str) -> tuple[Grid, ...]:
+        """Return the blocks of the grid whose runs a gathered cube holds."""
+        if cube not in self.cubes:
+            return ()
+        return tuple(
+            block
+            for block in self.grid
+            if (cube != "bounds" if block.cubes is None else cube in block.cubes)
+        )
+
+    def gathered(self) -> tuple[str, ...]:
+        """Return the cubes to gather: those that hold any run, or need none."""
+        return tuple(cube for cube in self.cubes if cube == "theory" or self.blocks(cube))
+
     def checkpoints(self, recipe: str, cube: str) -> tuple[int, ...]:
-        """Return the epochs of a recipe's checkpoints that a cube holds."""
+        """Return the epochs of a recipe's checkpoints that a cube holds, or is made from."""
         epochs = tuple(sorted(self.recipes[recipe].checkpoints))
+        if cube == "bounds":
+            return tuple(sorted({epochs[0], epochs[-1]}))
         last = cube in ("layers", "overlap") and self.layers.checkpoints == "last"
         return epochs[-1:] if last else epochs
 
     def checkpoint_lists(self, cube: str) -> dict[tuple[int, ...], list[str]]:
         """Return the used recipes by their list of checkpoints (one rule serves each list)."""
         lists: dict[tuple[int, ...], list[str]] = {}
-        for name in sorted({name for block in self.grid for name in block.recipes}):
+        blocks = self.blocks(cube) if cube == "bounds" else self.grid
+        for name in sorted({name for block in blocks for name in block.recipes}):
             lists.setdefault(self.checkpoints(name, cube), []).append(name)
         return lists
 
     def figure_names(self) -> list[str]:
         """Return the figures to draw: those whose cubes are gathered."""
-        return [name for name in self.figures.names if set(FIGURES[name]) <= set(self.cubes)]
+        return [name for name in self.figures.names if set(FIGURES[name]) <= set(self.gathered())]

@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
@@ -15,8 +14,7 @@ from pydantic import ValidationError
 from pipeline.catalogue import FIGURES, FOLDER, IMAGE_SIZE, SHOWN_MATRICES, SOURCES
 from pipeline.config import Config, Dataset
 from pipeline.errors import ConfigError
-
-Place = tuple[str | int, ...]
+from pipeline.refusals import Place, Refusal, bounds_refusals, group_refusals, logit_refusals
 
 # Cures for the kinds of refusal that pydantic itself reports.
 CURES = {
@@ -30,15 +28,6 @@ CURES = {
     "too_short": "an empty list gives an empty grid: name at least one",
     "string_pattern_mismatch": "use letters, digits, '_', '.', '+' and '-'",
 }
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """One thing that a configuration may not say."""
-
-    place: Place
-    problem: str
-    cure: str
 
 
 def load_config(settings: dict[str, Any], files: Sequence[str | Path] = ()) -> Config:
@@ -169,6 +158,7 @@ def _dataset_refusals(place: Place, dataset: Dataset) -> Iterator[Refusal]:
             f"path is {dataset.path!r} with source {dataset.source!r}",
             "a folder needs a path, and only a folder has one",
         )
+    yield from group_refusals((*place, "groups"), dataset)
     mean, std = dataset.resolved().mean, dataset.resolved().std
     if mean and std and 1 not in (len(mean), len(std)) and len(mean) != len(std):
         yield Refusal(
@@ -191,6 +181,8 @@ def _grid_refusals(config: Config) -> Iterator[Refusal]:
             yield from _repeats(("grid", block, key), getattr(grid, key))
     if unknown:
         return
+    yield from logit_refusals(config)
+    yield from bounds_refusals(config)
     for block, grid in enumerate(config.grid):
         for dataset in grid.datasets:
             yield from _size_refusals(config, block, dataset)
@@ -222,6 +214,8 @@ def smallest_class(dataset: Dataset, wanted: int) -> int | None:
 
     In a folder at most ``wanted`` files of a class are counted: a look at ImageNet stays short.
     """
+    if dataset.groups:
+        return None  # of a group only its classes' counts are told
     if dataset.source in SOURCES:
         return SOURCES[dataset.source].smallest_class
     if dataset.source != FOLDER or dataset.path is None:

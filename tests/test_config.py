@@ -19,6 +19,8 @@ DEFAULT = ROOT / "config.yaml"
 def changed(path, value):
     """Return the default settings with one value changed, or removed where it is None."""
     settings = yaml.safe_load(DEFAULT.read_text())
+    settings["recipes"]["late"] = settings["recipes"]["sgd"] | {"checkpoints": [60]}
+    settings.setdefault("bounds", {})
     inside = settings
     for key in path[:-1]:
         inside = inside[key]
@@ -28,6 +30,16 @@ def changed(path, value):
         inside[path[-1]] = copy.deepcopy(value)
     return settings
 
+
+BOUNDS = {
+    "datasets": ["digits"],
+    "models": ["fnet32x2"],
+    "norms": ["none"],
+    "recipes": ["sgd"],
+    "n_per_class": [8],
+    "seeds": [0],
+    "cubes": ["bounds"],
+}
 
 REFUSALS = {
     "unknown key": (["spektrum"], {}, ["spektrum", "unknown key", "spelling"]),
@@ -64,6 +76,46 @@ REFUSALS = {
     "no number of eigenpairs": (["spectrum", "top"], {"Hess": 9, "H": 2}, ["matrices[1]", "of G"]),
     "folder without a path": (["datasets", "digits", "source"], "folder", ["needs a path"]),
     "foreign device": (["compute", "device"], "tpu", ["compute.device", "'tpu'"]),
+    "a class in two groups": (
+        ["datasets", "digits", "groups"],
+        [[0, 1], [1, 2]],
+        ["datasets.digits.groups[1]", "class 1", "one group"],
+    ),
+    "a class that is not there": (
+        ["datasets", "digits", "groups"],
+        [[0], [1, 10]],
+        ["datasets.digits.groups[1]", "class 10", "0 to 9"],
+    ),
+    "one group": (["datasets", "digits", "groups"], [[0, 1]], ["datasets.digits.groups"]),
+    "a single logit of ten classes": (
+        ["models", "fnet32x2", "single_logit"],
+        True,
+        ["grid[0].models[0]", "digits has 10 classes"],
+    ),
+    "bounds with BatchNorm": (
+        ["grid", 0, "cubes"],
+        ["bounds"],
+        ["grid[0].norms[1]", "BatchNorm", "norms"],
+    ),
+    "bounds without an initialisation": (
+        ["grid", 2],
+        BOUNDS | {"recipes": ["late"]},
+        ["grid[2].recipes[0]", "late keeps no checkpoint 0", "recipes.late.checkpoints"],
+    ),
+    "iter-m of convolutions": (
+        ["grid", 2],
+        BOUNDS | {"models": ["lenet5"]},
+        ["grid[2].models[0]", "lenet5 has convolutions", "bounds.methods"],
+    ),
+    "a bound that always fails": (["bounds", "delta"], 1.0, ["bounds.delta", "1.0"]),
+    "a bound that never fails": (["bounds", "delta"], 0.0, ["bounds.delta", "0.0"]),
+    "samples that always fail": (["bounds", "sampling_delta"], 1.5, ["bounds.sampling_delta"]),
+    "a prior above its ceiling": (
+        ["bounds", "start_half_log_lambda"],
+        -1.0,
+        ["bounds.start_half_log_lambda", "-1.0", "at most -1.15"],
+    ),
+    "an unknown method": (["bounds", "methods"], ["base", "best"], ["bounds.methods[1]", "'best'"]),
     "a name that is no path": (["models", "a/b"], {"family": "lenet5"}, ["a/b"]),
 }
 

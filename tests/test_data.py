@@ -68,6 +68,30 @@ def test_random_labels_are_a_permutation_that_all_runs_share():
     assert torch.equal(shuffled.labels, examples(random, n_per_class=20).labels)
 
 
+TWO = Dataset(source="digits", groups=((0, 1, 2, 3, 4), (5, 6, 7, 8, 9)))
+
+
+def test_classes_are_grouped():
+    whole, two = examples(), examples(TWO)
+    assert two.class_names == ("0+1+2+3+4", "5+6+7+8+9")
+    assert torch.equal(two.inputs, whole.inputs)
+    assert torch.equal(two.labels, (whole.labels >= 5).long())
+    few = examples(TWO, n_per_class=40)
+    assert few.labels.bincount().tolist() == [40, 40]
+    assert examples(TWO, split="test").labels.bincount().tolist() == [100, 100]
+
+
+def test_classes_in_no_group_are_left_out_with_their_images():
+    whole = examples()
+    some = examples(Dataset(source="digits", groups=((8, 3), (5,))))
+    assert some.class_names == ("8+3", "5")
+    kept = torch.cat([torch.nonzero(whole.labels == c) for c in (3, 5, 8)]).flatten().sort()[0]
+    assert torch.equal(some.inputs, whole.inputs[kept])
+    assert torch.equal(some.labels, (whole.labels[kept] == 5).long())
+    with pytest.raises(DataError, match=r"class 10, but the classes are 0 to 9"):
+        examples(Dataset(source="digits", groups=((0,), (10,))))
+
+
 def test_images_reach_the_size_a_network_needs():
     plain = Dataset(source="digits", mean=(0.0,), std=(1.0,))
     enlarged = examples(plain, image_size=32).inputs

@@ -19,7 +19,7 @@ from pipeline.models.registry import FAMILIES
 # A module imports only from lines above its own, or from its own line.
 LINES = [
     {"errors", "streams", "public", "progress", "atomic", "catalogue", "runs", "fingerprint"},
-    {"settings", "stages", "config", "configfile", "device", "provenance", "scratch"},
+    {"settings", "stages", "config", "configfile", "device", "provenance", "scratch", "refusals"},
     {"data_files", "tasks", "workload"},
     {"data"},
     {"models"},

@@ -62,6 +62,33 @@ def test_xavier_has_zero_bias_and_glorots_variance():
     assert float(network.fc1.weight.detach().var()) == pytest.approx(2 / (1024 + 200), rel=0.02)
 
 
+@pytest.mark.parametrize("init", ["default", "xavier"])
+def test_a_single_logit_is_a_pair(init):
+    model = FNet(family="fnet", width=6, depth=1, single_logit=True)
+    network = made(model, classes=2, init=init, in_shape=(1, 4, 4))
+    assert [name for name, _ in network.named_parameters()] == [
+        "fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias",
+    ]  # fmt: skip
+    assert network.fc2.weight.shape == (1, 6)
+    x = torch.randn(5, 1, 4, 4)
+    z = network(x)
+    assert torch.equal(z[:, 0], torch.zeros(5))
+    assert torch.equal(z[:, 1:], network[:-1](x))
+    assert "pair.weight" not in network.state_dict()
+    labels = torch.tensor([0, 1, 1, 0, 1])
+    logistic = nn.functional.binary_cross_entropy_with_logits(z[:, 1], labels.float())
+    assert torch.allclose(nn.functional.cross_entropy(z, labels), logistic)
+    with pytest.raises(AnatomyError, match="network of 10 classes"):
+        made(model)
+
+
+def test_the_users_own_network_of_a_single_logit():
+    model = OwnModel(family="test_models:own", options={"width": 1}, single_logit=True)
+    network = made(model, classes=2)
+    assert network(torch.randn(3, 1, 32, 32)).shape == (3, 2)
+    assert sum(p.numel() for p in network.parameters()) == 1025
+
+
 def own(in_shape, classes, norm, width):
     """Return a network of the user's own."""
     return nn.Sequential(nn.Flatten(), nn.Linear(in_shape[1] * in_shape[2], classes * width))

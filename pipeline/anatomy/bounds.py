@@ -186,7 +186,7 @@ def _one_epoch(
         objective.backward()
         optimiser.step()
         with torch.no_grad():
-            posterior.half_log_lambda.clamp_(max=scales.half_log_lambda(1))
+            posterior.half_log_lambda.clamp_(max=settings.highest_half_log_lambda)
         total = total + objective.detach() * len(chosen)
     return float(total) / examples
 

@@ -65,7 +65,15 @@ def load_examples(
 
 
 def open_source(dataset: Dataset, split: str, *, data_root: str, download: bool) -> Source:
-    """Return one split of the source that a data set names: this project's or the user's own."""
+    """Return one split of the source that a data set names: this project's or the user's own.
+
+    Its classes are the data set's groups, where it has some.
+    """
+    source = _whole_source(dataset, split, data_root=data_root, download=download)
+    return grouped(source, dataset.groups) if dataset.groups else source
+
+
+def _whole_source(dataset: Dataset, split: str, *, data_root: str, download: bool) -> Source:
     if dataset.source in LOADERS:
         load = function_at(LOADERS[dataset.source], "the catalogue")
         return load(dataset, split, data_root=data_root, download=download)
@@ -74,6 +82,26 @@ def open_source(dataset: Dataset, split: str, *, data_root: str, download: bool)
     labels = np.asarray(labels)
     names = tuple(str(c) for c in range(int(labels.max()) + 1))
     return in_memory(torch.as_tensor(images), labels, names)
+
+
+def grouped(source: Source, groups: Sequence[Sequence[int]]) -> Source:
+    """Return the source with a class for each group, named after its members: "3+5".
+
+    Raises DataError where a group names a class that is not there.
+    """
+    number = np.full(len(source.class_names), -1)
+    for group, members in enumerate(groups):
+        missing = [label for label in members if label >= len(number)]
+        if missing:
+            raise DataError(
+                f"groups names class {missing[0]}, but the classes are 0 to {len(number) - 1} "
+                f"({', '.join(source.class_names[:3])}, ...). Name classes by their numbers from 0"
+            )
+        number[list(members)] = group
+    labels = number[source.labels]
+    kept = np.flatnonzero(labels >= 0)
+    names = tuple("+".join(source.class_names[label] for label in members) for members in groups)
+    return Source(labels[kept], lambda indices: source.read(kept[indices]), names)
 
 
 def distinct(names: Sequence[str]) -> tuple[str, ...]:

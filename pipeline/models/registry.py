@@ -8,6 +8,7 @@ from pipeline.data.source import function_at
 from pipeline.errors import AnatomyError
 from pipeline.models.fnet import fnet
 from pipeline.models.lenet import lenet5
+from pipeline.models.pair import paired
 
 FAMILIES = {"fnet": fnet, "lenet5": lenet5}
 
@@ -18,15 +19,22 @@ def build(
     """Return a freshly initialised network, drawn from the stream seed ``seed``.
 
     ``init`` is "default" (PyTorch's own) or "xavier".  The global generator is left as it was.
+    Raises AnatomyError where a single logit is asked for of more than two classes.
     """
+    if model.single_logit and classes != 2:
+        raise AnatomyError(
+            f"single_logit is set for a network of {classes} classes. It serves two: group the "
+            "data set's classes (groups), or leave it out"
+        )
+    outputs = 1 if model.single_logit else classes
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if model.family in FAMILIES:
-            options = model.model_dump(exclude={"family"})
-            network = FAMILIES[model.family](in_shape, classes, norm, **options)
+            options = model.model_dump(exclude={"family", "single_logit"})
+            network = FAMILIES[model.family](in_shape, outputs, norm, **options)
         else:
             network = function_at(model.family, "a model's family")(
-                in_shape, classes, norm, **model.options
+                in_shape, outputs, norm, **model.options
             )
         if not isinstance(network, nn.Module):
             raise AnatomyError(
@@ -35,7 +43,7 @@ def build(
             )
         if init == "xavier":
             network.apply(_xavier)
-    return network
+    return paired(network) if model.single_logit else network
 
 
 def _xavier(layer: nn.Module) -> None:

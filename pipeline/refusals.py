@@ -1,0 +1,97 @@
+"""What a configuration may not say of groups of classes, single logits and bounds."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.catalogue import SOURCES
+from pipeline.config import Config, Dataset
+
+Place = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One thing that a configuration may not say."""
+
+    place: Place
+    problem: str
+    cure: str
+
+
+def group_refusals(place: Place, dataset: Dataset) -> Iterator[Refusal]:
+    """Yield what is wrong with a data set's groups of classes."""
+    facts, seen = SOURCES.get(dataset.source), set()
+    if dataset.groups is not None and len(dataset.groups) < 2:
+        yield Refusal(place, f"{len(dataset.groups)} group", "name two at least, or none")
+    for index, group in enumerate(dataset.groups or ()):
+        for label in group:
+            if label in seen:
+                problem = f"class {label} stands in two places"
+                yield Refusal((*place, index), problem, "let it stand in one group")
+            if facts and label >= facts.classes:
+                yield Refusal(
+                    (*place, index),
+                    f"class {label}, but {dataset.source} has {facts.classes} classes",
+                    f"name classes by their numbers, 0 to {facts.classes - 1}",
+                )
+            seen.add(label)
+
+
+def logit_refusals(config: Config) -> Iterator[Refusal]:
+    """Yield networks of a single logit whose data set is known to have other than two classes."""
+    for block, grid in enumerate(config.grid):
+        for index, name in enumerate(grid.models):
+            for dataset in grid.datasets if config.models[name].single_logit else ():
+                classes = known_classes(config.datasets[dataset])
+                if classes not in (None, 2):
+                    yield Refusal(
+                        ("grid", block, "models", index),
+                        f"{name} has a single logit, but {dataset} has {classes} classes",
+                        "group the classes into two (datasets.<name>.groups), or take another "
+                        "network",
+                    )
+
+
+def known_classes(dataset: Dataset) -> int | None:
+    """Return how many classes a data set has, None where only a job can tell."""
+    if dataset.groups:
+        return len(dataset.groups)
+    return SOURCES[dataset.source].classes if dataset.source in SOURCES else None
+
+
+def bounds_refusals(config: Config) -> Iterator[Refusal]:
+    """Yield runs whose bounds are asked for and would not hold, and settings of no prior."""
+    for block, grid in enumerate(config.grid):
+        if grid not in config.blocks("bounds"):
+            continue
+        for index, norm in enumerate(grid.norms):
+            if norm == "batch":
+                yield Refusal(
+                    ("grid", block, "norms", index),
+                    "bounds of networks with BatchNorm would not hold: its statistics are learned, "
+                    "and are no parameters",
+                    "take bounds out of this block's cubes, or batch out of its norms",
+                )
+        for index, name in enumerate(grid.recipes):
+            if 0 not in config.recipes[name].checkpoints:
+                yield Refusal(
+                    ("grid", block, "recipes", index),
+                    f"bounds need the initialisation, and {name} keeps no checkpoint 0",
+                    f"add 0 to recipes.{name}.checkpoints, or take bounds out of this block's "
+                    "cubes",
+                )
+        for index, name in enumerate(grid.models):
+            if "iter-m" in config.bounds.methods and config.models[name].family == "lenet5":
+                yield Refusal(
+                    ("grid", block, "models", index),
+                    f"iter-m needs linear layers and ReLU alone, and {name} has convolutions",
+                    "take iter-m out of bounds.methods, or the network out of this block",
+                )
+    ceiling = config.bounds.highest_half_log_lambda
+    if config.bounds.start_half_log_lambda > ceiling:
+        yield Refusal(
+            ("bounds", "start_half_log_lambda"),
+            f"{config.bounds.start_half_log_lambda} is a lambda above c exp(-1 / b), the largest "
+            f"that the prior may have: at most {ceiling:.4f}",
+            "lower it, or raise bounds.prior_ceiling",
+        )
