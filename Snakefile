@@ -11,7 +11,7 @@ ROOT = str(workflow.basedir)
 sys.path[:0] = [ROOT, "."]
 
 from pipeline.atomic import check_writable
-from pipeline.catalogue import CUBES, FIGURES
+from pipeline.catalogue import CUBES, FIGURES, METHODS
 from pipeline.configfile import load_config
 from pipeline.errors import AnatomyError, ConfigError
 from pipeline.provenance import git_commit, versions
@@ -25,6 +25,7 @@ from pipeline.runs import (
     theory_path,
 )
 from pipeline.tasks import (
+    bounds_job,
     cube_job,
     figure_job,
     layers_parts,
@@ -69,6 +70,7 @@ wildcard_constraints:
     split="train|test",
     cube="|".join(CUBES),
     figure="|".join(FIGURES),
+    method="|".join(METHODS),
 
 
 include: "rules/common.smk"
@@ -78,6 +80,7 @@ include: "rules/hierarchy.smk"
 include: "rules/layers.smk"
 include: "rules/overlap.smk"
 include: "rules/theory.smk"
+include: "rules/bounds.smk"
 include: "rules/cubes.smk"
 include: "rules/figures.smk"
 
@@ -97,4 +100,4 @@ rule all:
             figure=CONFIG.figure_names(),
             suffix=["svg", "png"],
         ),
-        cubes=expand(f"{RESULTS}/cubes/{{cube}}.manifest.json", cube=CONFIG.cubes),
+        cubes=expand(f"{RESULTS}/cubes/{{cube}}.manifest.json", cube=CONFIG.gathered()),

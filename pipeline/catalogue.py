@@ -104,6 +104,8 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "autocorrelation": ("layers",),
     "output_hessian": ("layers",),
     "theory": ("theory",),
+    "bounds": ("bounds",),
+    "posterior": ("bounds",),
 }
 # The matrices without which a figure has nothing to show.
 SHOWN_MATRICES = {
@@ -113,4 +115,4 @@ SHOWN_MATRICES = {
     "attribution": ("G",),
     "tail": ("G", "H"),
 }
-CUBES = ("training", "spectrum", "hierarchy", "layers", "overlap", "theory")
+CUBES = ("training", "spectrum", "hierarchy", "layers", "overlap", "theory", "bounds")

@@ -16,6 +16,7 @@ from pipeline.cubes.reference import cube_reference
 from pipeline.errors import AnatomyError
 from pipeline.progress import hold_log, say
 from pipeline.tasks import (
+    BoundsJob,
     CubeJob,
     FigureJob,
     HierarchyJob,
@@ -134,6 +135,20 @@ def theory(job: JobText) -> None:
     from pipeline.jobs.theory import write_theory
 
     write_theory(TheoryJob.model_validate_json(job))
+
+
+@app.command()
+def bounds(
+    part: Annotated[
+        Path, typer.Argument(help="to make: .../curvature/<run>/<method>/bounds.zarr.zip")
+    ],
+    job: JobText,
+    save_every: Annotated[float, typer.Option(help="seconds between resumable states")] = 20.0,
+) -> None:
+    """Bound a run's test error by a PAC-Bayes posterior."""
+    from pipeline.jobs.bounds import write_bound
+
+    write_bound(part, BoundsJob.model_validate_json(job), save_every=save_every)
 
 
 @app.command()

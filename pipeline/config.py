@@ -186,9 +186,10 @@ class Config(Settings):
     figures: Figures = Figures()
     resources: StageResources = StageResources()
 
-    def runs(self) -> list[Run]:
-        """Return every run of the grid."""
-        return [run for block in self.grid for run in block.runs()]
+    def runs(self, cube: str | None = None) -> list[Run]:
+        """Return every run of the grid, or those that a gathered cube holds."""
+        blocks = self.grid if cube is None else self.blocks(cube)
+        return [run for block in blocks for run in block.runs()]
 
     def blocks(self, cube: str) -> tuple[Grid, ...]:
         """Return the blocks of the grid whose runs a gathered cube holds."""

@@ -100,6 +100,11 @@ class Part:
         return run_folder(self.results, self.run)
 
 
+def bounds_path(results: str | Path, run: Run, method: str) -> Path:
+    """Return the part of the bounds cube of one run and method."""
+    return Path(results) / "curvature" / run.path / method / "bounds.zarr.zip"
+
+
 def part_path(results: str | Path, run: Run, epoch: int, split: str, cube: str) -> Path:
     """Return the curvature part of a cube for one checkpoint on one split."""
     return Path(results) / "curvature" / run.path / f"epoch{epoch}" / split / f"{cube}.zarr.zip"

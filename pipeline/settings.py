@@ -10,7 +10,7 @@ Name = Annotated[str, StringConstraints(pattern=rf"^{NAME}$")]
 Norm = Literal["none", "batch"]
 Matrix = Literal["Hess", "G", "H"]
 Split = Literal["train", "test"]
-Cube = Literal["training", "spectrum", "hierarchy", "layers", "overlap", "theory"]
+Cube = Literal["training", "spectrum", "hierarchy", "layers", "overlap", "theory", "bounds"]
 Method = Literal["base", "appr", "iter", "iter-d", "iter-m"]
 Epoch = Annotated[int, Field(ge=0)]
 

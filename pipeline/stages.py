@@ -136,6 +136,11 @@ class Bounds(Settings):
     )
     epochs: PositiveInt = Field(2000, description="passes of the optimisation")
     lr: PositiveFloat = Field(0.001, description="of RMSprop")
+    mean_share: PositiveFloat = Field(
+        1.0,
+        description="the mean's rate over the scales'; below 1 where a short schedule has a "
+        "large rate",
+    )
     smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.9, description="RMSprop's alpha, of its mean of squared gradients"
     )
@@ -245,5 +250,6 @@ class StageResources(Settings):
     layers: PartResources = PartResources()
     overlap: Resources = Resources(runtime=30)
     theory: Resources = Resources(runtime=30)
+    bounds: Resources = Resources(runtime=720)
     cube: Resources = Resources(runtime=30)
     figure: Resources = Resources(mem_mb=2000, runtime=20)

@@ -64,7 +64,11 @@ def _grid(states: dict[Work, str]) -> Table:
         if work.run:
             words = tuple(str(getattr(work.run, word)) for word in WORDS)
             rows.setdefault(words, {}).setdefault(work.rule, []).append(state)
-    stages = [stage for stage in ("train", *STAGES) if any(stage in row for row in rows.values())]
+    stages = [
+        stage
+        for stage in ("train", *STAGES, "bounds")
+        if any(stage in row for row in rows.values())
+    ]
     table = Table(*WORDS[:-1], "n", *stages, box=None, pad_edge=False)
     for words, row in rows.items():
         table.add_row(*words, *(_signs(row.get(stage, [])) for stage in stages))

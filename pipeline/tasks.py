@@ -11,9 +11,9 @@ from pipeline.catalogue import FIGURES, LOADERS
 from pipeline.config import Config, Dataset, Grid, Model, Recipe
 from pipeline.data_files import data_digest
 from pipeline.fingerprint import fingerprint
-from pipeline.runs import Run, overlap_path, part_path, theory_path
-from pipeline.settings import Epoch, Settings, Split
-from pipeline.stages import Compute, Figures, Hierarchy, Layers, Overlap, Spectrum, Theory
+from pipeline.runs import Run, bounds_path, overlap_path, part_path, theory_path
+from pipeline.settings import Epoch, Method, Settings, Split
+from pipeline.stages import Bounds, Compute, Figures, Hierarchy, Layers, Overlap, Spectrum, Theory
 
 # Who gathers a cube.
 CUBE_MODULES = {
@@ -23,6 +23,7 @@ CUBE_MODULES = {
     "layers": "pipeline.cubes.parts",
     "overlap": "pipeline.cubes.parts",
     "theory": "pipeline.cubes.parts",
+    "bounds": "pipeline.cubes.parts",
 }
 
 
@@ -106,13 +107,25 @@ class TheoryJob(Settings):
     code: str
 
 
+class BoundsJob(Settings):
+    """What one bound is told: its settings have one method."""
+
+    bounds: Bounds
+    compute: Compute
+    code: str
+
+
 class CubeJob(Settings):
-    """What the aggregation of a cube is told: the grid it must find whole."""
+    """What the aggregation of a cube is told: the grid it must find whole.
+
+    ``methods`` are those of the bounds.
+    """
 
     results: str
     grid: tuple[Grid, ...]
     checkpoints: dict[str, tuple[Epoch, ...]]
     splits: tuple[Split, ...]
+    methods: tuple[Method, ...] = ()
     code: str
 
     def runs(self) -> list[Run]:
@@ -158,7 +171,7 @@ def stage_job(config: Config, stage: str, *, dataset: str, model: str) -> StageJ
 def overlap_job(config: Config, *, dataset: str, model: str, norm: str) -> OverlapJob:
     """Return what the overlaps of a network's runs depend on, besides their layers."""
     seeds: dict[tuple[str, int], list[int]] = {}
-    for run in config.runs():
+    for run in config.runs("overlap"):
         if (run.dataset, run.model, run.norm) == (dataset, model, norm):
             seeds.setdefault((run.recipe, run.n_per_class), []).append(run.seed)
     recipes = {recipe for recipe, _ in seeds}
@@ -186,6 +199,15 @@ def theory_job(config: Config) -> TheoryJob:
     )
 
 
+def bounds_job(config: Config, *, dataset: str, model: str, method: str) -> BoundsJob:
+    """Return what the bound of a run by a method depends on, besides the run."""
+    return BoundsJob(
+        bounds=config.bounds.model_copy(update={"methods": (method,)}),
+        compute=config.compute,
+        code=fingerprint(*entry_modules(config, "bounds", dataset=dataset, model=model)),
+    )
+
+
 def splits_of(config: Config, cube: str) -> tuple[Split, ...]:
     """Return the splits that the parts of a cube are made of, none where they have none."""
     return getattr(config, cube).splits if cube in ("spectrum", "hierarchy", "layers") else ()
@@ -204,10 +226,17 @@ def layers_parts(job: OverlapJob) -> list[tuple[Run, tuple[int, str], Path]]:
 def part_places(cube: str, job: CubeJob) -> list[tuple[dict[str, Any], Path]]:
     """Return the parts that a cube is gathered from: the place of each in the cube, and its file.
 
-    A place is a run's words, an epoch and a split; of overlaps, a data set, a network and a norm.
+    A place is a run's words, an epoch and a split; of overlaps, a data set, a network and a norm;
+    of bounds, a run's words and a method.
     """
     if cube == "theory":
         return [({}, theory_path(job.results))]
+    if cube == "bounds":
+        return [
+            (asdict(run) | {"basis": method}, bounds_path(job.results, run, method))
+            for run in job.runs()
+            for method in job.methods
+        ]
     if cube == "overlap":
         networks = {(run.dataset, run.model, run.norm): None for run in job.runs()}
         return [
@@ -227,13 +256,16 @@ def part_places(cube: str, job: CubeJob) -> list[tuple[dict[str, Any], Path]]:
 
 def cube_job(config: Config, cube: str) -> CubeJob:
     """Return what a cube depends on, besides its parts."""
-    grid = () if cube == "theory" else config.grid  # which no trained network has a part in
+    # No trained network has a part in the theory.
+    blocks = () if cube == "theory" else config.blocks(cube)
+    grid = tuple(block.model_copy(update={"cubes": None}) for block in blocks)
     used = sorted({recipe for block in grid for recipe in block.recipes})
     return CubeJob(
         results=config.results,
         grid=grid,
         checkpoints={name: config.checkpoints(name, cube) for name in used},
         splits=splits_of(config, cube),
+        methods=config.bounds.methods if cube == "bounds" else (),
         code=fingerprint(*entry_modules(config, "cube", cube)),
     )
 

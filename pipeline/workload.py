@@ -9,6 +9,7 @@ from pipeline.config import Config
 from pipeline.runs import (
     TRAINING_FILES,
     Run,
+    bounds_path,
     checkpoint_path,
     log_path,
     overlap_path,
@@ -19,6 +20,7 @@ from pipeline.runs import (
 from pipeline.settings import Settings
 from pipeline.tasks import (
     STAGES,
+    bounds_job,
     cube_job,
     figure_job,
     layers_parts,
@@ -52,27 +54,29 @@ class Work:
 
 def workload(config: Config) -> Iterator[Work]:
     """Yield every job, each after those whose files it needs."""
+    dissected = {stage: set(dissected_runs(config, stage)) for stage in STAGES}
+    bounded = set(config.runs("bounds"))
     for run in config.runs():
         yield _train(config, run)
         for stage in STAGES:
-            if stage in needed_stages(config):
+            if run in dissected[stage]:
                 yield from _stage(config, stage, run)
-    if "overlap" in config.cubes:
-        yield from _overlaps(config)
+        if run in bounded:
+            yield from _bounds(config, run)
+    yield from _overlaps(config)
     if "theory" in config.cubes:
         yield Work(
             "theory", "", (), (theory_path(config.results),), log_path(config.results, "theory")
         )
-    for cube in config.cubes:
+    for cube in config.gathered():
         yield _cube(config, cube)
     for figure in config.figure_names():
         yield _figure(config, figure)
 
 
-def needed_stages(config: Config) -> list[str]:
-    """Return the stages whose parts a cube is made of, the overlaps' layers with them."""
-    wanted = {*config.cubes, *(["layers"] if "overlap" in config.cubes else [])}
-    return [stage for stage in STAGES if stage in wanted]
+def dissected_runs(config: Config, stage: str) -> list[Run]:
+    """Return the runs whose parts of a stage a cube is made of, the overlaps' layers with them."""
+    return [*config.runs(stage), *(config.runs("overlap") if stage == "layers" else [])]
 
 
 def told(config: Config, work: Work) -> Settings:
@@ -82,6 +86,9 @@ def told(config: Config, work: Work) -> Settings:
         if work.rule == "train":
             return train_job(config, **words, recipe=work.run.recipe)
         return stage_job(config, work.rule, **words)
+    if work.rule == "bounds":
+        words = {"dataset": work.run.dataset, "model": work.run.model}
+        return bounds_job(config, **words, method=work.name.rpartition("/")[2])
     if work.rule == "overlap":
         dataset, model, norm = work.name.split("/")
         return overlap_job(config, dataset=dataset, model=model, norm=norm)
@@ -112,8 +119,17 @@ def _stage(config: Config, stage: str, run: Run) -> Iterator[Work]:
         yield Work(stage, name, inputs, (part,), log_path(config.results, stage, name), run)
 
 
+def _bounds(config: Config, run: Run) -> Iterator[Work]:
+    folder = run_folder(config.results, run)
+    epochs = config.checkpoints(run.recipe, "bounds")
+    inputs = (folder / "run.json", *(checkpoint_path(folder, epoch) for epoch in epochs))
+    for method in config.bounds.methods:
+        part, name = bounds_path(config.results, run, method), f"{run.path}/{method}"
+        yield Work("bounds", name, inputs, (part,), log_path(config.results, "bounds", name), run)
+
+
 def _overlaps(config: Config) -> Iterator[Work]:
-    networks = sorted({(run.dataset, run.model, run.norm) for run in config.runs()})
+    networks = sorted({(run.dataset, run.model, run.norm) for run in config.runs("overlap")})
     for dataset, model, norm in networks:
         job = overlap_job(config, dataset=dataset, model=model, norm=norm)
         places = layers_parts(job)
@@ -128,7 +144,7 @@ def _overlaps(config: Config) -> Iterator[Work]:
 def _cube(config: Config, cube: str) -> Work:
     folder = Path(config.results) / "cubes"
     if cube == "training":
-        folders = [run_folder(config.results, run) for run in config.runs()]
+        folders = [run_folder(config.results, run) for run in config.runs(cube)]
         inputs = [folder / name for folder in folders for name in TRAINING_FILES]
     else:
         inputs = [file for _, file in part_places(cube, cube_job(config, cube))]

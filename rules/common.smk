@@ -1,6 +1,5 @@
 RESULTS = CONFIG.results
 RUN = f"{RESULTS}/runs/{PATTERN}"
-RUNS = CONFIG.runs()
 
 
 def asked(stage):
@@ -54,6 +53,11 @@ def stage_params(stage):
     return params
 
 
+def bounds_params(wildcards):
+    words = {word: getattr(wildcards, word) for word in ("dataset", "model", "method")}
+    return bounds_job(CONFIG, **words).model_dump_json()
+
+
 def overlap_of(wildcards):
     return overlap_job(
         CONFIG, dataset=wildcards.dataset, model=wildcards.model, norm=wildcards.norm
@@ -85,9 +89,11 @@ def figure_params(wildcards):
 
 def cube_parts(wildcards):
     """Return every file that the cube is gathered from."""
+    job = cube_job(CONFIG, wildcards.cube)
     if wildcards.cube == "training":
-        return [str(run_folder(RESULTS, run) / name) for run in RUNS for name in TRAINING_FILES]
-    places = part_places(wildcards.cube, cube_job(CONFIG, wildcards.cube))
+        folders = [run_folder(RESULTS, run) for run in job.runs()]
+        return [str(folder / name) for folder in folders for name in TRAINING_FILES]
+    places = part_places(wildcards.cube, job)
     return [str(file) for _, file in places]
 
 

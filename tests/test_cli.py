@@ -14,6 +14,7 @@ COMMANDS = (
     "layers",
     "overlap",
     "theory",
+    "bounds",
     "cube",
     "figure",
 )
@@ -30,7 +31,7 @@ def test_help_lists_the_commands():
 
 
 def test_check_tells_a_configuration():
-    assert "14 runs, results in results" in pipeline("check").stdout
+    assert "15 runs, results in results" in pipeline("check").stdout
     done = pipeline("check", "--configfile", "config.yaml", "--configfile", "presets/mnist.yaml")
     assert "2 runs, results in results-mnist" in done.stdout
 

@@ -132,7 +132,7 @@ def test_refusals_name_place_value_and_cure(name):
 def test_a_run_in_two_blocks_is_refused():
     settings = yaml.safe_load(DEFAULT.read_text())
     settings["grid"].append(settings["grid"][0] | {"seeds": [2, 3]})
-    with pytest.raises(ConfigError, match=r"grid\[3\]: 2 runs were named before, such as digits/"):
+    with pytest.raises(ConfigError, match=r"grid\[4\]: 2 runs were named before, such as digits/"):
         load_config(settings)
 
 
@@ -174,7 +174,7 @@ def test_a_folder_is_counted_before_any_job(tmp_path):
 def test_the_grid_and_its_paths():
     config = read_config([DEFAULT])
     runs = config.runs()
-    assert len(runs) == len(set(runs)) == 14
+    assert len(runs) == len(set(runs)) == 15
     for run in runs:
         folder = run_folder("some/results", run)
         assert Run.from_path(folder) == run

@@ -119,7 +119,8 @@ def optimised(task: Task, state_file: Path, *, save_every: float) -> Posterior:
     posterior = posterior_at(
         task.network, task.bases(), half_log_lambda=settings.start_half_log_lambda
     )
-    optimiser = torch.optim.RMSprop(posterior.parameters, settings.lr, alpha=settings.smoothing)
+    groups = [{"params": some} for some in posterior.parameter_groups]
+    optimiser = torch.optim.RMSprop(groups, settings.lr, alpha=settings.smoothing)
     done, objectives = 0, [math.nan]
     if state_file.exists():
         found = load_state(state_file)
@@ -170,8 +171,9 @@ def _one_epoch(
 ) -> float:
     """Take a step for each batch, in random order; return the mean objective."""
     settings, scales, centre = task.settings, task.scales, task.centre
-    for group in optimiser.param_groups:
-        group["lr"] = learning_rate(settings, epoch)
+    rate = learning_rate(settings, epoch)
+    for group, share in zip(optimiser.param_groups, (settings.mean_share, 1.0), strict=True):
+        group["lr"] = share * rate
     # The same noise and order for all methods, so that their bounds differ by the method alone.
     noise = _generator(task, "noise", epoch)
     shuffle = torch.Generator().manual_seed(stream(task.seed, "bounds", "order", epoch))

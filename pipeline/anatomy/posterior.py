@@ -1,7 +1,9 @@
 """A Gaussian over a network's parameters, its covariance diagonal in a basis of each layer."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 from torch import nn
@@ -28,9 +30,9 @@ class Posterior:
     bases: dict[str, LayerBasis] = field(default_factory=dict)
 
     @property
-    def parameters(self) -> list[torch.Tensor]:
-        """All that is optimised."""
-        return [*self.mean.values(), *self.log_scale.values(), self.half_log_lambda]
+    def parameter_groups(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """All that is optimised: the mean, and the scales."""
+        return [*self.mean.values()], [*self.log_scale.values(), self.half_log_lambda]
 
     def basis_of(self, name: str) -> LayerBasis | None:
         """Return the basis of a parameter, None of one that belongs to no layer with a basis."""
@@ -117,6 +119,39 @@ def posterior_at(
         basis = made.basis_of(name)
         own = w if basis is None else basis.coordinates(w.flatten(1) if w.ndim > 1 else w)
         made.log_scale[name] = own.abs().clamp_min(SMALLEST).log()
-    for tensor in made.parameters:
+    for tensor in chain(*made.parameter_groups):
         tensor.requires_grad_(True)
     return made
+
+
+@dataclass(frozen=True)
+class VarianceCurve:
+    """A layer's posterior variances against curvature, in bins of coordinates of near curvature.
+
+    ``curvature`` and ``variance`` are means (arithmetic and geometric) over ``count`` coordinates
+    each, the largest curvature first.
+    """
+
+    curvature: torch.Tensor
+    variance: torch.Tensor
+    count: torch.Tensor
+
+
+@torch.no_grad()
+def variance_curves(posterior: Posterior, *, bins: int) -> dict[str, VarianceCurve]:
+    """Return how a posterior's variance depends on curvature, for each layer that has a basis.
+
+    Of each weight's coordinates, sorted by the product of the factors' eigenvalues (in the standard
+    basis: of their diagonals), bins hold as many as their place in the order is far from the first.
+    """
+    curves = {}
+    for layer, basis in posterior.bases.items():
+        curvature, order = basis.curvature(bias=False).flatten().sort(descending=True)
+        logs = 2 * posterior.log_scale[f"{layer}.weight"].flatten()[order].double()
+        size = len(order)
+        edges = torch.logspace(0, math.log10(size + 1), bins + 1, dtype=torch.float64).round()
+        counts = edges.long().unique().diff()
+        groups = [values.split(counts.tolist()) for values in (curvature, logs)]
+        means = [torch.stack([some.mean() for some in own]) for own in groups]
+        curves[layer] = VarianceCurve(means[0], means[1].exp(), counts)
+    return curves

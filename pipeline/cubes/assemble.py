@@ -25,6 +25,7 @@ INDEX_DIMS = (
     "index",
     "shown",
     "element",
+    "bin",
 )
 # Labelled by numbers: in growing order, whatever the order of the parts.
 SORTED_DIMS = (

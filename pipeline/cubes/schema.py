@@ -1,5 +1,6 @@
 """The cubes' variables: their further dimensions, long names, units and sources."""
 
+from pipeline.cubes.bounds_schema import BOUNDS_SCHEMA
 from pipeline.cubes.layers_schema import LAYERS_SCHEMA
 from pipeline.cubes.variable import PLACE_DIMS, RUN_DIMS, SIZES, Variable
 
@@ -176,6 +177,7 @@ SCHEMA: dict[str, dict[str, Variable]] = {
         **SIZES,
     },
     **LAYERS_SCHEMA,
+    **BOUNDS_SCHEMA,
 }
 
 _LEADING = {"overlap": RUN_DIMS[:5], "theory": ()}

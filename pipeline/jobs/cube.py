@@ -16,6 +16,7 @@ CUBES = {
     "layers": partial(part_cube, "layers"),
     "overlap": partial(part_cube, "overlap"),
     "theory": partial(part_cube, "theory"),
+    "bounds": partial(part_cube, "bounds"),
 }
 
 

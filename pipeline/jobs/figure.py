@@ -8,6 +8,7 @@ from pipeline.cubes.store import manifest_path, read_cube
 from pipeline.figures import (
     attribution,
     autocorrelation,
+    bounds,
     certificate,
     class_pairs,
     components,
@@ -22,6 +23,7 @@ from pipeline.figures import (
     output_hessian,
     overlap,
     overview,
+    posterior,
     power_law,
     reshaped,
     split,
@@ -60,6 +62,8 @@ FIGURES = {
     "autocorrelation": autocorrelation.draw,
     "output_hessian": output_hessian.draw,
     "theory": theory.draw,
+    "bounds": bounds.draw,
+    "posterior": posterior.draw,
 }
 
 

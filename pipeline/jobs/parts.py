@@ -21,7 +21,7 @@ from pipeline.progress import progress, say
 from pipeline.provenance import provenance
 from pipeline.runs import Part
 from pipeline.scratch import scratch_folder
-from pipeline.tasks import StageJob
+from pipeline.tasks import BoundsJob, StageJob
 
 Record = Callable[[LinearOperator, str], LinearOperator]
 Dissect = Callable[[OpenRun, str, Record], xr.Dataset]
@@ -69,7 +69,7 @@ def _label(parts: dict[Path, Part]) -> str:
     return ", ".join(sorted({f"{part.run.path} {part.cube}" for part in parts.values()}))
 
 
-def options_of(job: StageJob) -> Options:
+def options_of(job: StageJob | BoundsJob) -> Options:
     """Return how the job's operators are evaluated."""
     compute = job.compute
     return {
