@@ -35,6 +35,17 @@ def test_two_commands_give_cubes_and_figures(finished):
             assert (finished / f"results/figures/{name}.{suffix}").stat().st_size > 5000
 
 
+def test_a_block_of_the_grid_is_in_the_cubes_that_it_names(finished):
+    for name, datasets in (("bounds", ["digits-2"]), ("training", ["digits", "images"])):
+        cube = xr.open_zarr(finished / f"results/cubes/{name}.zarr")
+        assert cube.dataset.values.tolist() == datasets
+    bounds = xr.open_zarr(finished / "results/cubes/bounds.zarr")
+    assert bounds.basis.values.tolist() == ["base", "iter"]
+    found = bounds.isel(model=0, norm=0, recipe=0, n_per_class=0, dataset=0)
+    assert (found.bound > found.stochastic_error_test).all()
+    assert not (finished / "results/curvature/digits-2/binary/none/sgd/n40/seed0/epoch4").exists()
+
+
 def test_a_diverged_run_sinks_no_other(finished):
     training = (
         xr.open_zarr(finished / "results/cubes/training.zarr")
@@ -121,7 +132,7 @@ RERUNS = {
             "figure": 23,
         },
     ),
-    "a figure option": (["figures", "kappa"], 2.0, {"figure": 24}),
+    "a figure option": (["figures", "kappa"], 2.0, {"figure": 26}),
     "a spectrum setting": (
         ["spectrum", "steps"],
         13,
@@ -146,6 +157,21 @@ RERUNS = {
         ["theory", "seeds"],
         [0, 1],
         {"theory": 1, "cube": 1, "figure": 1},
+    ),
+    "a bounds setting": (
+        ["bounds", "samples"],
+        60,
+        {"bounds": 2, "cube": 1, "figure": 2},
+    ),
+    "a method more": (
+        ["bounds", "methods"],
+        ["base", "iter", "iter-m"],
+        {"bounds": 1, "cube": 1, "figure": 2},
+    ),
+    "a seed more to bound": (
+        ["grid", 2, "seeds"],
+        [0, 1],
+        {"train": 1, "bounds": 2, "cube": 1, "figure": 2},
     ),
     "fewer cubes": (["cubes"], ["training", "layers"], {}),
     "one recipe": (

@@ -25,18 +25,33 @@ BLOCK = {
     "n_per_class": [8],
     "seeds": [0],
 }
+BOUNDED = BLOCK | {
+    "datasets": ["digits-2"],
+    "models": ["binary"],
+    "recipes": ["sgd"],
+    "n_per_class": [40],
+    "cubes": ["bounds"],
+}
 TINY = {
     "datasets": {"images": {"source": "folder", "path": "images"}},
-    "models": {"tiny": {"family": "fnet", "width": 6, "depth": 1}},
+    "models": {
+        "tiny": {"family": "fnet", "width": 6, "depth": 1},
+        "binary": {"family": "fnet", "width": 4, "depth": 1, "single_logit": True},
+    },
     "recipes": {
         "sgd": {"lr": 0.05, "batch": 16, "epochs": 4, "checkpoints": [0, 4], "weight_decay": 0.0},
         "wild": {"lr": 1e8, "batch": 16, "epochs": 4, "checkpoints": [0, 2, 4]},
     },
-    "grid": [BLOCK, BLOCK | {"datasets": ["images"], "recipes": ["sgd"], "n_per_class": [4]}],
+    "grid": [
+        BLOCK,
+        BLOCK | {"datasets": ["images"], "recipes": ["sgd"], "n_per_class": [4]},
+        BOUNDED,
+    ],
     "spectrum": {"top": {"Hess": 9, "G": 9, "H": 2}, "steps": 12, "trace_probes": 4},
     "hierarchy": {"steps": 12, "trace_probes": 4},
     "layers": {"full": 5},
     "theory": {"widths": [32, 64], "seeds": [0], "examples": 100},
+    "bounds": {"methods": ["base", "iter"], "epochs": 12, "batch": 20, "samples": 50},
     "compute": {"device": "cpu"},
     "figures": {"dpi": 60},
 }
