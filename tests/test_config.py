@@ -10,7 +10,8 @@ from pipeline.configfile import load_config, read_config
 from pipeline.cubes.reference import cube_reference
 from pipeline.errors import ConfigError
 from pipeline.runs import Run, results_of, run_folder
-from pipeline.tasks import cube_job, figure_job, stage_job, train_job
+from pipeline.tasks import cube_job, figure_job, part_places, stage_job, train_job
+from pipeline.workload import told, workload
 
 ROOT = Path(__file__).parent.parent
 DEFAULT = ROOT / "config.yaml"
@@ -141,6 +142,9 @@ def test_refusals_stand_at_their_line_in_the_last_file(tmp_path):
     overlay.write_text("# comment\nrecipes:\n  sgd:\n    lr: fast\n")
     with pytest.raises(ConfigError, match=rf"{overlay}:4: recipes.sgd.lr"):
         read_config([DEFAULT, overlay])
+    overlay.write_text("bounds:\n  epochs: 9\n  start_half_log_lambda: -1.1\n")
+    with pytest.raises(ConfigError, match=rf"{overlay}:3: bounds.start_half_log_lambda: -1.1"):
+        read_config([DEFAULT, overlay])
     overlay.write_text("spectrum: {steps: 9}\n")
     bad = tmp_path / "bad.yaml"
     bad.write_text(DEFAULT.read_text().replace("norms: [none, batch]", "norms: [none, group]"))
@@ -207,6 +211,39 @@ def test_a_job_is_told_only_what_it_depends_on():
     assert stage_job(before, "spectrum", **words) != stage_job(after, "spectrum", **words)
     assert cube_job(before, "training") != cube_job(after, "training")
     assert figure_job(before, "density") != figure_job(after, "density")
+
+
+def test_the_blocks_of_the_grid_say_which_cubes_hold_them():
+    config = read_config([DEFAULT])
+    bounded = config.runs("bounds")
+    assert {run.dataset for run in bounded} == {"digits-2"}
+    others = [run for run in config.runs() if run not in bounded]
+    for cube in ("training", "spectrum", "hierarchy", "layers", "overlap"):
+        assert config.runs(cube) == others
+        assert cube_job(config, cube).runs() == others
+    assert set(config.gathered()) == set(config.cubes)
+    assert config.checkpoints("sgd", "bounds") == (0, 60)
+    settings = changed(["grid"], [BOUNDS | {"cubes": None}])
+    without = load_config(settings)
+    assert "bounds" in without.cubes
+    assert "bounds" not in without.gathered()
+    assert not {"bounds", "posterior"} & set(without.figure_names())
+    assert "bounds" in config.figure_names()
+
+
+def test_the_workload_has_a_job_for_each_bound():
+    config = read_config([DEFAULT])
+    works = [work for work in workload(config) if work.rule == "bounds"]
+    files = [file for _, file in part_places("bounds", cube_job(config, "bounds"))]
+    assert [work.outputs for work in works] == [(file,) for file in files]
+    assert len(files) == len(config.bounds.methods)
+    jobs = [told(config, work) for work in works]
+    assert [job.bounds.methods for job in jobs] == [(name,) for name in config.bounds.methods]
+    assert not any(
+        work.run.dataset == "digits-2"
+        for work in workload(config)
+        if work.rule in ("spectrum", "hierarchy", "layers")
+    )
 
 
 def test_the_schema_for_editors_is_in_step():
