@@ -10,10 +10,10 @@ from pipeline.stages import Figures
 NAMES = {"base": "Base", "appr": "Appr", "iter": "Iter", "iter-d": "Iter(D)", "iter-m": "Iter.M"}
 SHOWN = {
     "bound": ("bound", style.PALETTE[0], "o"),
-    "bound_of_estimate": ("bound, sampled error taken as exact", style.PALETTE[9], "o"),
-    "stochastic_error_test": ("test error, posterior", style.PALETTE[3], "^"),
-    "stochastic_error_train": ("training error, posterior", style.PALETTE[1], "v"),
-    "deterministic_error_test": ("test error, trained network", style.INK, "_"),
+    "bound_of_estimate": ("bound of estimate", style.PALETTE[9], "o"),
+    "stochastic_error_test": ("posterior, test", style.PALETTE[3], "^"),
+    "stochastic_error_train": ("posterior, training", style.PALETTE[1], "v"),
+    "deterministic_error_test": ("trained network, test", style.INK, "_"),
 }
 SPREAD = 0.11  # of a method's room, between kinds of points
 
@@ -25,7 +25,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
     figure, axes = layerwise.panels(
         max(1, len(nets)),
         1,
-        title=["PAC-Bayes bounds on the test error, by basis of the posterior", place(cube)],
+        title=["PAC-Bayes bounds on test errors", f"{place(cube)}, line: mean"],
         row_height=2.0,
     )
     for panel, net in zip(axes[:, 0], nets, strict=False):
@@ -50,7 +50,7 @@ def place(cube: xr.Dataset) -> str:
     """Return where in the cube a slice lies, for a figure's title."""
     return (
         f"recipe {cube.recipe.item()}; {style.examples(int(cube.n_per_class))}; "
-        f"{style.count(cube.sizes['seed'], 'seed')}, line: mean"
+        f"{style.count(cube.sizes['seed'], 'seed')}"
     )
 
 

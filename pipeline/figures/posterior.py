@@ -33,7 +33,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
             panel.set_title(NAMES[method], loc="left")
             if not _curves(panel, one):
                 style.note(panel, "diverged")
-        row[0].set_ylabel(f"{style.network_name(net)}\nposterior variance")
+        row[0].set_ylabel(f"{net['dataset']}, {net['model']}\nposterior variance")
     for panel in axes[-1]:
         panel.set_xlabel("curvature (nat)")
     if not nets:
