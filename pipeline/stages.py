@@ -126,7 +126,10 @@ class Theory(Settings):
 
 
 class Bounds(Settings):
-    """How a PAC-Bayes bound is optimised and sampled; the defaults are D's."""
+    """How a PAC-Bayes bound is optimised and sampled.
+
+    The defaults are D's, and its public code's where the paper says nothing (batch, smoothing).
+    """
 
     methods: Annotated[tuple[Method, ...], Field(min_length=1)] = Field(
         METHODS,

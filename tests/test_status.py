@@ -101,6 +101,10 @@ ARTIFACTS = {
     "results/runs/digits/tiny/none/sgd/n8/seed0/history.csv": ["recipes", "sgd", "lr"],
     PART: ["spectrum", "steps"],
     "results/curvature/digits/tiny/none/overlap.zarr.zip": ["grid", 0, "seeds"],
+    "results/curvature/digits-2/binary/none/sgd/n40/seed0/iter/bounds.zarr.zip": [
+        "bounds",
+        "samples",
+    ],
     "results/cubes/training.zarr": ["grid", 0, "seeds"],
     "results/cubes/theory.manifest.json": None,
     "results/figures/theory.svg": ["figures", "kappa"],

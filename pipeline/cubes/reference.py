@@ -7,8 +7,8 @@ HEAD = """# The cubes
 Each cube is a Zarr store, `<results>/cubes/<name>.zarr`, opened by `xarray.open_zarr`. All its
 variables begin with the dimensions that stand under its name; further ones are listed. Combinations
 that are not in the grid, runs that diverged and what did not converge are NaN. `order` counts
-eigenvalues from 0, algebraically largest first; `index`, `node` and `probe` count from 0, `k` from
-1. Beside each cube, `<name>.manifest.json` has a checksum for every file it was
+eigenvalues from 0, algebraically largest first; `index`, `bin`, `node` and `probe` count from 0,
+`k` from 1. Beside each cube, `<name>.manifest.json` has a checksum for every file it was
 gathered from.
 
 S is "Measuring the Spectrum of Deepnet Hessians", D is "Dissecting Hessian".
