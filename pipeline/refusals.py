@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.catalogue import SOURCES
-from pipeline.config import Config, Dataset
+from pipeline.config import Config, Dataset, Grid
 
 Place = tuple[str | int, ...]
 
@@ -61,37 +61,40 @@ def known_classes(dataset: Dataset) -> int | None:
 
 def bounds_refusals(config: Config) -> Iterator[Refusal]:
     """Yield runs whose bounds are asked for and would not hold, and settings of no prior."""
+    bounded = config.blocks("bounds")
     for block, grid in enumerate(config.grid):
-        if grid not in config.blocks("bounds"):
-            continue
-        for index, norm in enumerate(grid.norms):
-            if norm == "batch":
-                yield Refusal(
-                    ("grid", block, "norms", index),
-                    "bounds of networks with BatchNorm would not hold: its statistics are learned, "
-                    "and are no parameters",
-                    "take bounds out of this block's cubes, or batch out of its norms",
-                )
-        for index, name in enumerate(grid.recipes):
-            if 0 not in config.recipes[name].checkpoints:
-                yield Refusal(
-                    ("grid", block, "recipes", index),
-                    f"bounds need the initialisation, and {name} keeps no checkpoint 0",
-                    f"add 0 to recipes.{name}.checkpoints, or take bounds out of this block's "
-                    "cubes",
-                )
-        for index, name in enumerate(grid.models):
-            if "iter-m" in config.bounds.methods and config.models[name].family == "lenet5":
-                yield Refusal(
-                    ("grid", block, "models", index),
-                    f"iter-m needs linear layers and ReLU alone, and {name} has convolutions",
-                    "take iter-m out of bounds.methods, or the network out of this block",
-                )
-    ceiling = config.bounds.highest_half_log_lambda
-    if config.bounds.start_half_log_lambda > ceiling:
+        if grid in bounded:
+            yield from _block_refusals(config, ("grid", block), grid)
+    start, ceiling = config.bounds.start_half_log_lambda, config.bounds.highest_half_log_lambda
+    if start > ceiling:
         yield Refusal(
             ("bounds", "start_half_log_lambda"),
-            f"{config.bounds.start_half_log_lambda} is a lambda above c exp(-1 / b), the largest "
-            f"that the prior may have: at most {ceiling:.4f}",
+            f"{start} is a lambda above c exp(-1 / b), the largest that the prior may have: at "
+            f"most {ceiling:.4f}",
             "lower it, or raise bounds.prior_ceiling",
         )
+
+
+def _block_refusals(config: Config, place: Place, grid: Grid) -> Iterator[Refusal]:
+    for index, norm in enumerate(grid.norms):
+        if norm == "batch":
+            yield Refusal(
+                (*place, "norms", index),
+                "bounds of networks with BatchNorm would not hold: its statistics are learned, and "
+                "are no parameters",
+                "take bounds out of this block's cubes, or batch out of its norms",
+            )
+    for index, name in enumerate(grid.recipes):
+        if 0 not in config.recipes[name].checkpoints:
+            yield Refusal(
+                (*place, "recipes", index),
+                f"bounds need the initialisation, and {name} keeps no checkpoint 0",
+                f"add 0 to recipes.{name}.checkpoints, or take bounds out of this block's cubes",
+            )
+    for index, name in enumerate(grid.models):
+        if "iter-m" in config.bounds.methods and config.models[name].family == "lenet5":
+            yield Refusal(
+                (*place, "models", index),
+                f"iter-m needs linear layers and ReLU alone, and {name} has convolutions",
+                "take iter-m out of bounds.methods, or the network out of this block",
+            )
