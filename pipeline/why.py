@@ -25,8 +25,7 @@ def explanation(artifact: str | Path, config: Config) -> str:
 
     Raises ArtifactError where the configuration makes no such artifact, or it is not there.
     """
-    artifact = Path(artifact)
-    work = _maker(artifact, config)
+    work, artifact = _maker(Path(artifact), config)
     if not artifact.exists():
         raise ArtifactError(f"{artifact} is not there yet. Run snakemake, which makes it")
     record = _record(artifact, work)
@@ -52,12 +51,13 @@ def explanation(artifact: str | Path, config: Config) -> str:
     return "\n".join(lines)
 
 
-def _maker(artifact: Path, config: Config) -> Work:
-    """Return the job that makes an artifact."""
+def _maker(artifact: Path, config: Config) -> tuple[Work, Path]:
+    """Return the job that makes an artifact, and the artifact as the job names it."""
     wanted = artifact.resolve()
     for work in workload(config):
-        if any(wanted == file.resolve() for file in work.outputs):
-            return work
+        for file in work.outputs:
+            if file.resolve() == wanted:
+                return work, file
     raise ArtifactError(
         f"{artifact} is made by no job of this configuration, whose results are in "
         f"{config.results}. Name one of its files, or give the --configfile that it was made with"

@@ -15,6 +15,7 @@ TEMPLATE = Path(__file__).with_name("slurm.conf")
 ETC = Path("/etc/slurm")  # the plugin drops SLURM_CONF: there is no other place
 PACKAGES = ("slurm-wlm", "munge")
 UP = {"idle", "mixed", "allocated"}
+INSTALLING = 240.0  # seconds, with a network
 PATIENCE = 60.0  # seconds for a daemon to come up
 
 
@@ -28,10 +29,18 @@ def why_not():
         return None
     if not shutil.which("apt-get"):
         return f"needs {' and '.join(PACKAGES)}, and there is no apt-get to install them"
-    command = ["apt-get", "install", "-y", "--no-install-recommends", *PACKAGES]
+    install = ["apt-get", "install", "-y", "--no-install-recommends", *PACKAGES]
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    return None if done.returncode == 0 else f"{' '.join(command)} failed: {done.stderr[-300:]}"
+    for words in (install, ["apt-get", "update"], install):  # with the lists there are, then newer
+        try:
+            done = subprocess.run(
+                words, capture_output=True, text=True, env=environment, timeout=INSTALLING
+            )
+        except subprocess.TimeoutExpired:
+            return f"{' '.join(words)} took more than {INSTALLING} s"
+        if words is install and done.returncode == 0:
+            return None
+    return f"{' '.join(install)} failed: {done.stderr[-300:]}"
 
 
 class Cluster:

@@ -1,4 +1,7 @@
-"""The Slurm profile on a real Slurm: one node, this machine, with two devices in place of GPUs."""
+"""The Slurm profile on a real Slurm: one node, this machine, with two devices in place of GPUs.
+
+One test is in every run of the suite, the others are marked.
+"""
 
 import json
 import os
@@ -16,7 +19,6 @@ from slurm_cluster import ask
 from pipeline.catalogue import CUBES
 from pipeline.stages import StageResources
 
-pytestmark = pytest.mark.slurm
 ROOT = Path(__file__).parent.parent
 RECIPE = {"lr": 0.05, "batch": 16, "epochs": 2, "checkpoints": [0, 2]}
 # The default experiment's matrix, one seed of each, as small as it goes.
@@ -124,6 +126,7 @@ def checksums(folder):
     return {file.name: json.loads(file.read_text())["parts"] for file in manifests}
 
 
+@pytest.mark.slurm
 def test_the_matrix_gives_what_it_gives_locally(cluster, tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
     run(on_slurm(there, MATRIX))
@@ -154,6 +157,7 @@ def test_two_gpu_jobs_run_at_once_on_devices_of_their_own(cluster, tmp_path):
     finish(process)
 
 
+@pytest.mark.slurm
 def test_a_cancelled_job_is_submitted_again_and_goes_on(cluster, tmp_path):
     folder = tmp_path / "cancelled"
     process = begin(on_slurm(folder, LONG))
@@ -174,6 +178,7 @@ SCARCE = {
 }
 
 
+@pytest.mark.slurm
 @pytest.mark.parametrize("what", SCARCE)
 def test_a_job_that_exceeds_what_it_asked_for_is_given_more(cluster, tmp_path, what):
     asked, epochs, end = SCARCE[what]
@@ -194,6 +199,7 @@ def ends_of_jobs(cluster):
     return re.findall(r"JobState=(\w+)", (cluster.folder / "jobs.log").read_text())
 
 
+@pytest.mark.slurm
 def test_after_a_power_cut_a_rerun_completes(cluster, tmp_path):
     folder = tmp_path / "cut"
     process = begin(on_slurm(folder, LONG))

@@ -24,7 +24,7 @@ def here(finished, monkeypatch):
 
     def configuration(settings=TINY):
         command(finished, settings)
-        return read_config(["project/config.yaml", "tiny.yaml"])
+        return read_config([finished / "project/config.yaml", finished / "tiny.yaml"])
 
     yield configuration
     command(finished, TINY)
@@ -122,7 +122,7 @@ def test_why_tells_what_made_an_artifact_and_what_differs(here, artifact, tmp_pa
         value = [0, 1] if place[-1] == "seeds" else 17
         now = explanation(tmp_path.cwd() / artifact, here(changed(TINY, place, value)))
         now = now.partition("\nnow:\n")[2]
-        assert f"{place[-1]}: " in now
+        assert place[-1] in now
         assert "-> " in now
 
 

@@ -209,7 +209,7 @@ CODE = {
     "an analysis": (
         "anatomy/rowspace.py",
         ("    return", "    assert True\n    return"),
-        {"layers": 3, "overlap": 2, "cube": 2, "figure": 9},
+        {"layers": 3, "overlap": 2, "theory": 1, "cube": 3, "figure": 10},
     ),
 }
 
