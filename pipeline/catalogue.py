@@ -68,7 +68,13 @@ LOADERS: dict[str, str] = {
 }
 
 # The square image size a family of networks needs; None: any.
-IMAGE_SIZE: dict[str, int | None] = {"fnet": None, "lenet5": 32}
+IMAGE_SIZE: dict[str, int | None] = {
+    "fnet": None,
+    "lenet5": 32,
+    "vgg11": 32,
+    "resnet18": 32,
+    "densenet40": 32,
+}
 
 NORMS = ("none", "batch")
 MATRICES = ("Hess", "G", "H")

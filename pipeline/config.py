@@ -93,6 +93,30 @@ class LeNet5(Network):
     fc1: PositiveInt = Field(120, description="output width of fc1; D varies it from 80 to 150")
 
 
+class VGG11(Network):
+    """VGG11: eight 3 x 3 convolutions, then fully connected layers; S's, or with ``width`` D's."""
+
+    family: Literal["vgg11"]
+    width: PositiveInt | None = Field(
+        None, description="output channels of every convolution, as in D's VGG11-W; null: S's"
+    )
+    hidden: PositiveInt = Field(4096, description="units of each of the two hidden layers behind")
+
+
+class ResNet18(Network):
+    """ResNet18 with a 3 x 3 stem and no max-pooling."""
+
+    family: Literal["resnet18"]
+    width: PositiveInt = Field(64, description="channels of the first blocks; D varies it")
+
+
+class DenseNet40(Network):
+    """DenseNet40: three dense blocks of twelve layers."""
+
+    family: Literal["densenet40"]
+    growth: PositiveInt = Field(12, description="channels that each layer adds")
+
+
 class OwnModel(Network):
     """The user's own network."""
 
@@ -111,6 +135,9 @@ def _family(value: Any) -> str:
 Model = Annotated[
     Annotated[FNet, Tag("fnet")]
     | Annotated[LeNet5, Tag("lenet5")]
+    | Annotated[VGG11, Tag("vgg11")]
+    | Annotated[ResNet18, Tag("resnet18")]
+    | Annotated[DenseNet40, Tag("densenet40")]
     | Annotated[OwnModel, Tag("own")],
     Discriminator(_family),
 ]

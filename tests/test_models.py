@@ -1,8 +1,9 @@
 import pytest
 import torch
 from torch import nn
+from torchvision import models
 
-from pipeline.config import FNet, LeNet5, OwnModel
+from pipeline.config import VGG11, DenseNet40, FNet, LeNet5, OwnModel, ResNet18
 from pipeline.errors import AnatomyError
 from pipeline.models.registry import build
 
@@ -22,6 +23,7 @@ LENET = LeNet5(family="lenet5")
         (LENET, (1, 32, 32), 61706),
         (LENET, (3, 32, 32), 62006),
         (LeNet5(family="lenet5", fc1=80), (3, 32, 32), 62006 - 40 * 401 - 40 * 84),
+        (VGG11(family="vgg11", width=8, hidden=9), (3, 32, 32), 224 + 7 * 584 + 81 + 90 + 100),
     ],
 )
 @pytest.mark.parametrize("norm", ["none", "batch"])
@@ -29,6 +31,45 @@ def test_shapes_and_parameters(model, in_shape, parameters, norm):
     network = made(model, norm, in_shape)
     assert sum(p.numel() for p in network.parameters()) == parameters
     assert network.eval()(torch.randn(2, *in_shape)).shape == (2, 10)
+
+
+# For 10 classes.  VGG11: S's settings; ResNet18 and DenseNet40 with BatchNorm: as published.
+LARGE = {
+    "vgg11": (VGG11(family="vgg11"), {"none": 28_144_010, "batch": 28_157_706}),
+    "resnet18": (ResNet18(family="resnet18"), {"none": 11_169_162, "batch": 11_173_962}),
+    "densenet40": (DenseNet40(family="densenet40"), {"none": 1_002_538, "batch": 1_019_722}),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_large_networks_have_their_published_parameters(name, norm):
+    model, counts = LARGE[name]
+    network = made(model, norm, (3, 32, 32))
+    assert sum(p.numel() for p in network.parameters()) == counts[norm]
+    assert network.eval()(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+    norms = [layer for layer in network.modules() if "BatchNorm" in type(layer).__name__]
+    assert bool(norms) == (norm == "batch")
+    assert not [layer for layer in network.modules() if isinstance(layer, nn.Dropout)]
+
+
+def test_where_they_coincide_the_networks_are_torchvisions():
+    ours = made(LARGE["resnet18"][0], "batch", (3, 32, 32))
+    theirs = models.resnet18(num_classes=10)
+    theirs.conv1, theirs.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    with torch.no_grad():
+        for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            mine.copy_(other)
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.allclose(ours.eval()(x), theirs.eval()(x), atol=1e-5)
+    ours = made(LARGE["vgg11"][0], "none", (3, 32, 32))
+    theirs = models.vgg11(num_classes=10)
+    convolutions = theirs.features.state_dict().values()
+    for mine, other in zip(ours.state_dict().values(), convolutions, strict=False):
+        mine.copy_(other)
+    x = torch.randn(2, 3, 32, 32)
+    own = ours[: list(dict(ours.named_children())).index("flatten")]
+    assert torch.allclose(own.eval()(x), theirs.features.eval()(x), atol=1e-5)
 
 
 def test_batch_norm_stands_behind_each_relu_without_affine_part():

@@ -6,11 +6,20 @@ from torch import nn
 from pipeline.config import Model
 from pipeline.data.source import function_at
 from pipeline.errors import AnatomyError
+from pipeline.models.densenet import densenet40
 from pipeline.models.fnet import fnet
 from pipeline.models.lenet import lenet5
 from pipeline.models.pair import paired
+from pipeline.models.resnet import resnet18
+from pipeline.models.vgg import vgg11
 
-FAMILIES = {"fnet": fnet, "lenet5": lenet5}
+FAMILIES = {
+    "fnet": fnet,
+    "lenet5": lenet5,
+    "vgg11": vgg11,
+    "resnet18": resnet18,
+    "densenet40": densenet40,
+}
 
 
 def build(
