@@ -20,42 +20,52 @@ FOLDER_FILES = ("train/*/*", "test/*/*")
 
 def data_files(dataset: Dataset, data_root: str) -> list[Path] | None:
     """Return a data set's files as they are now, sorted; None where it is known to have none."""
-    patterns, base = dataset.files, Path(dataset.path or data_root)
+    patterns = dataset.files
     if patterns is None and dataset.source == FOLDER:
         patterns = FOLDER_FILES
     elif patterns is None and dataset.source in SOURCES:
         patterns = SOURCES[dataset.source].files
     if not patterns:
         return None
-    found = {file for pattern in patterns for file in base.glob(pattern) if file.is_file()}
-    return sorted(found)
+    base = Path(dataset.path or data_root)
+    return sorted({file for pattern in patterns for file in base.glob(pattern) if file.is_file()})
 
 
 def data_digest(name: str, dataset: Dataset, *, data_root: str, results: str) -> str | None:
     """Return a digest of the names and contents of a data set's files.
 
     None for a data set without files, ``ABSENT`` where there are none yet.  What a job has fetched
-    since stays ``ABSENT``, as that job was told, until it changes.
+    since stays ``ABSENT``, as that job was told, until it changes.  A process looks once: hundreds
+    of jobs may train on one data set.
     """
-    files = data_files(dataset, data_root)
-    if not files:
-        return files if files is None else ABSENT
-    stamp = _stamp(tuple(files))
-    memo = _memo(results, name)
-    with suppress(OSError, ValueError, KeyError):
-        known = json.loads(memo.read_text(encoding="utf-8"))
-        if known["stamp"] == stamp:
-            return known["told"]
-    digest = _digest(tuple(files))
-    _remember(memo, stamp, digest)
-    return digest
+    key = dataset.model_dump_json(include={"source", "path", "files"})
+    return _digest_of(name, key, data_root, results)
 
 
 def remember_fetched(name: str, dataset: Dataset, *, data_root: str, results: str | Path) -> None:
     """Keep in mind that the files there now are those that a job, told ``ABSENT``, has fetched."""
     files = data_files(dataset, data_root)
     if files:
-        _remember(_memo(results, name), _stamp(tuple(files)), ABSENT)
+        _remember(_memo(results, name), _stamp(files), ABSENT)
+
+
+@cache
+def _digest_of(name: str, dataset: str, data_root: str, results: str) -> str | None:
+    files = data_files(Dataset.model_validate_json(dataset), data_root)
+    if not files:
+        return files if files is None else ABSENT
+    stamp = _stamp(files)
+    memo = _memo(results, name)
+    with suppress(OSError, ValueError, KeyError):
+        known = json.loads(memo.read_text(encoding="utf-8"))
+        if known["stamp"] == stamp:
+            return known["told"]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{'/'.join(file.parts[-3:])} {sha256(file)}\n".encode())
+    told = digest.hexdigest()[:16]
+    _remember(memo, stamp, told)
+    return told
 
 
 def _memo(results: str | Path, name: str) -> Path:
@@ -68,17 +78,9 @@ def _remember(memo: Path, stamp: str, told: str) -> None:
         staged.write_text(json.dumps({"stamp": stamp, "told": told}) + "\n", encoding="utf-8")
 
 
-def _stamp(files: tuple[Path, ...]) -> str:
+def _stamp(files: list[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
         about = file.stat()
         digest.update(f"{file} {about.st_size} {about.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]
-
-
-@cache
-def _digest(files: tuple[Path, ...]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{'/'.join(file.parts[-3:])} {sha256(file)}\n".encode())
     return digest.hexdigest()[:16]

@@ -41,6 +41,7 @@ def explanation(artifact: str | Path, config: Config) -> str:
         f"  commit    {record['git_commit']}",
         f"  device    {record['device']}",
         f"  versions  {versions}",
+        f"  seeds     {json.dumps(record.get('seeds', {}))}",
         "it is made again when one of these changes:",
         *(f"  setting   {key}: {value}" for key, value in settings),
         f"  code      of {len(modules)} modules: {', '.join(modules)}",

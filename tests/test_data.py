@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from pipeline import data_files
 from pipeline.catalogue import SOURCES
 from pipeline.config import Dataset
 from pipeline.data.examples import balanced_subset, distinct, load_examples
@@ -188,3 +189,32 @@ def test_the_users_own_data_set():
 
 def test_class_names_are_distinct():
     assert distinct(["crane", "maillot", "crane"]) == ("crane", "maillot", "crane (2)")
+
+
+def told(root, dataset, results):
+    """Return the digest of a data set's files as a new process finds it."""
+    data_files._digest_of.cache_clear()
+    where = {"data_root": str(root), "results": str(results)}
+    return data_files.data_digest("mine", dataset, **where)
+
+
+def test_a_data_sets_digest_is_of_its_contents(tmp_path):
+    assert told(tmp_path, DIGITS, tmp_path) is None
+    place = tmp_path / "MNIST" / "raw"
+    place.mkdir(parents=True)
+    mnist = Dataset(source="mnist")
+    assert told(tmp_path, mnist, tmp_path / "a") == "absent"
+    file = place / "train-images-idx3-ubyte"
+    file.write_bytes(b"one")
+    first = told(tmp_path, mnist, tmp_path / "a")
+    # What a job fetched stays what it was told, until it changes.
+    where = {"data_root": str(tmp_path), "results": tmp_path / "b"}
+    data_files.remember_fetched("mine", mnist, **where)
+    assert told(tmp_path, mnist, tmp_path / "b") == "absent"
+    file.write_bytes(b"another")
+    assert told(tmp_path, mnist, tmp_path / "b") == told(tmp_path, mnist, tmp_path / "a") != first
+    file.write_bytes(b"one")
+    assert told(tmp_path, mnist, tmp_path / "a") == first
+    own = Dataset(source="my_module:load", files=("MNIST/raw/*",))
+    assert told(tmp_path, own, tmp_path / "c") == first
+    assert told(tmp_path, Dataset(source="mnist", files=()), tmp_path / "c") is None
