@@ -99,10 +99,10 @@ def test_kills_at_random_moments_change_nothing(undisturbed, tmp_path, kills):
     struck = []
     while len(struck) < kills:
         process = start(folder, WHOLE)
-        if not begins_a_job(process, folder):
+        if not begins_jobs(process, folder, draw.randint(1, 4)):
             shutil.rmtree(folder / "results")  # all was done: once more from the start
             continue
-        time.sleep(draw.uniform(0, 6))
+        time.sleep(draw.uniform(0, 3))
         logs = folder / "results" / "logs"
         struck.append(
             {log.relative_to(logs).parts[0] for log in logs.rglob("*.log") if is_held(log)}
@@ -122,12 +122,12 @@ def test_kills_at_random_moments_change_nothing(undisturbed, tmp_path, kills):
     assert len(set().union(*struck)) >= (2 if kills == 3 else 6), struck
 
 
-def begins_a_job(process, folder):
-    """Return whether an experiment that was started begins a job, and does not end before."""
+def begins_jobs(process, folder, count):
+    """Return whether an experiment that was started begins so many jobs before it ends."""
     begun = time.time()
     while process.poll() is None:
         logs = (folder / "results").rglob("*.log")
-        if any(log.stat().st_mtime > begun for log in logs):
+        if sum(log.stat().st_mtime > begun for log in logs) >= count:
             return True
         time.sleep(0.05)
     process.stdout.close()
