@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.catalogue import SOURCES
+from pipeline.catalogue import IMAGE_SIZE, SOURCES
 from pipeline.config import Config, Dataset, Grid
 
 Place = tuple[str | int, ...]
@@ -92,7 +92,8 @@ def _block_refusals(config: Config, place: Place, grid: Grid) -> Iterator[Refusa
                 f"add 0 to recipes.{name}.checkpoints, or take bounds out of this block's cubes",
             )
     for index, name in enumerate(grid.models):
-        if "iter-m" in config.bounds.methods and config.models[name].family == "lenet5":
+        family = config.models[name].family
+        if "iter-m" in config.bounds.methods and family in IMAGE_SIZE and family != "fnet":
             yield Refusal(
                 (*place, "models", index),
                 f"iter-m needs linear layers and ReLU alone, and {name} has convolutions",
