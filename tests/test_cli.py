@@ -2,6 +2,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 COMMANDS = (
     "check",
@@ -34,6 +36,12 @@ def test_check_tells_a_configuration():
     assert "15 runs, results in results" in pipeline("check").stdout
     done = pipeline("check", "--configfile", "config.yaml", "--configfile", "presets/mnist.yaml")
     assert "2 runs, results in results-mnist" in done.stdout
+
+
+@pytest.mark.parametrize("preset", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda p: p.stem)
+def test_each_preset_is_valid_and_has_a_root_of_its_own(preset):
+    done = pipeline("check", "--configfile", "config.yaml", "--configfile", str(preset))
+    assert f"results in results-{preset.stem}\n" in done.stdout, done.stderr
 
 
 def test_a_refusal_is_one_message(tmp_path):
