@@ -39,7 +39,7 @@ def replacing(target: Path) -> Iterator[Path]:
             if staged.is_dir():
                 remove(target)
             os.replace(staged, target)
-            for left in target.parent.glob(f".{target.name}.*.partial"):
+            for left in target.parent.glob(f".{target.name}.*.partial*"):
                 remove(left)  # by a writer that was killed
         finally:
             remove(staged)

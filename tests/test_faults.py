@@ -126,7 +126,7 @@ def begins_jobs(process, folder, count):
     """Return whether an experiment that was started begins so many jobs before it ends."""
     begun = time.time()
     while process.poll() is None:
-        logs = (folder / "results").rglob("*.log")
+        logs = (folder / "results" / "logs").rglob("*.log")
         if sum(log.stat().st_mtime > begun for log in logs) >= count:
             return True
         time.sleep(0.05)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Container, Iterator
@@ -13,7 +12,7 @@ from typing import Any
 import xarray as xr
 import zarr
 
-from pipeline.atomic import replacing, sha256
+from pipeline.atomic import remove, replacing, sha256
 from pipeline.errors import ArtifactError
 
 _EPOCH_OF_ZIP = (1980, 1, 1, 0, 0, 0)  # the format's earliest: equal contents give equal bytes
@@ -21,14 +20,18 @@ _EPOCH_OF_ZIP = (1980, 1, 1, 0, 0, 0)  # the format's earliest: equal contents g
 
 def write_part(part: xr.Dataset, path: Path) -> None:
     """Write a part as one ``.zarr.zip`` file, byte for byte a function of its contents."""
-    with replacing(path) as staged, tempfile.TemporaryDirectory(dir=staged.parent) as folder:
-        store = Path(folder, "part.zarr")
-        _to_zarr(part, store)
-        with zipfile.ZipFile(staged, "w") as archive:
-            for file in sorted(store.rglob("*")):
-                if file.is_file():
-                    entry = zipfile.ZipInfo(str(file.relative_to(store)), _EPOCH_OF_ZIP)
-                    archive.writestr(entry, file.read_bytes())
+    with replacing(path) as staged:
+        # Beside what is staged, under its name: of a killed job the next one clears both away.
+        store = staged.with_name(f"{staged.name}.store")
+        try:
+            _to_zarr(part, store)
+            with zipfile.ZipFile(staged, "w") as archive:
+                for file in sorted(store.rglob("*")):
+                    if file.is_file():
+                        entry = zipfile.ZipInfo(str(file.relative_to(store)), _EPOCH_OF_ZIP)
+                        archive.writestr(entry, file.read_bytes())
+        finally:
+            remove(store)
 
 
 def read_part(path: Path, names: Container[str] | None = None) -> xr.Dataset:
