@@ -1,4 +1,7 @@
-"""Faults, injected into a tiny experiment: what is said, what goes on, and what a rerun heals."""
+"""Faults, injected into a tiny experiment: what is said, what goes on, and what a rerun heals.
+
+Some are in every run of the suite, the others are marked.
+"""
 
 import os
 import random
@@ -134,6 +137,7 @@ def begins_jobs(process, folder, count):
     return False
 
 
+@pytest.mark.faults
 def test_a_truncated_checkpoint_stops_its_own_jobs_alone(done):
     checkpoint = checkpoint_path(run_folder(done / "results", FIRST), 4)
     truncate(checkpoint)
@@ -160,6 +164,7 @@ def test_a_truncated_part_is_named_and_made_anew(done, small):
     assert products(done) == products(small)
 
 
+@pytest.mark.faults
 def test_a_cube_that_lost_a_chunk_is_not_drawn(done, small):
     chunks = (done / "results/cubes/training.zarr/train_loss").rglob("c/**/*")
     next(file for file in chunks if file.is_file()).unlink()
@@ -170,6 +175,7 @@ def test_a_cube_that_lost_a_chunk_is_not_drawn(done, small):
     assert products(done) == products(small)
 
 
+@pytest.mark.faults
 def test_data_with_a_wrong_checksum_stop_their_own_runs_alone(tmp_path):
     folder = begin(tmp_path)
     batches = folder / "data" / "cifar-10-batches-py"
@@ -190,6 +196,7 @@ def test_data_with_a_wrong_checksum_stop_their_own_runs_alone(tmp_path):
     assert part_of(folder, FIRST).exists()
 
 
+@pytest.mark.faults
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
 def test_a_gpu_that_is_not_there_is_said_and_nothing_is_lost(done, small):
     asked = changed(SMALL, ["compute", "device"], "cuda")
@@ -214,6 +221,7 @@ def disk(folder, megabytes):
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+@pytest.mark.faults
 def test_a_full_disk_is_said_and_a_rerun_goes_on(small, tmp_path):
     folder = begin(tmp_path)
     settings = SMALL | {"results": "disk/results"}
@@ -240,6 +248,7 @@ def test_results_that_cannot_be_written_are_refused_at_the_start(small, tmp_path
     assert "Traceback" not in said
 
 
+@pytest.mark.faults
 def test_an_edit_of_the_configuration_waits_for_the_next_run(tmp_path):
     folder = begin(tmp_path)
     process = start(folder, SMALL)
@@ -252,6 +261,7 @@ def test_an_edit_of_the_configuration_waits_for_the_next_run(tmp_path):
     assert planned(folder, edited) == {"spectrum": 2, "cube": 1}
 
 
+@pytest.mark.faults
 def test_a_second_snakemake_is_refused(tmp_path):
     folder = begin(tmp_path)
     process = start(folder, SMALL)
