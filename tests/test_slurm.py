@@ -15,6 +15,7 @@ import pytest
 import slurm_cluster
 import yaml
 from slurm_cluster import ask
+from workflow import begin as begin_in
 
 from pipeline.catalogue import CUBES
 from pipeline.stages import StageResources
@@ -63,10 +64,11 @@ def cluster(tmp_path_factory):
 
 
 def command(folder, settings, *arguments):
-    folder.mkdir(exist_ok=True)
+    if not folder.exists():
+        begin_in(folder)  # whose results no commit made meanwhile changes
     (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
     return [
-        sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"),
+        sys.executable, "-m", "snakemake", "--snakefile", str(folder / "project" / "Snakefile"),
         "--directory", str(folder), "--configfile", str(folder / "settings.yaml"), *arguments,
     ]  # fmt: skip
 
