@@ -29,7 +29,7 @@ test: lint
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
-# Thirty kills, the injected faults, and what each edit reruns; about XX minutes.
+# Thirty kills, the injected faults, and what each edit reruns.
 test-faults: $(READY)
 	$(BIN)/python -m pytest -m "faults or not (slow or slurm)" tests/test_faults.py tests/test_workflow.py
 
