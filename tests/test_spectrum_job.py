@@ -201,6 +201,15 @@ def test_an_interrupted_job_keeps_its_finished_parts(trained, monkeypatch):
     assert {place: sha256(path) for place, path in parts(trained).items()} == whole
 
 
+def test_parts_made_one_by_one_are_those_made_together(trained):
+    write(trained, only("G"))
+    together = {place: sha256(path) for place, path in parts(trained).items()}
+    for path in parts(trained).values():
+        path.unlink()
+        write_spectra([path], only("G"))
+    assert {place: sha256(path) for place, path in parts(trained).items()} == together
+
+
 def test_chunk_size_threads_and_vectors_change_rounding_only(trained):
     results = []
     for chunk, threads, vectors in ((40, 1, 8), (90, 1, 8), (40, 2, 8), (40, 1, 1)):
