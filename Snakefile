@@ -10,6 +10,15 @@ min_version("9.0")
 ROOT = str(workflow.basedir)
 sys.path[:0] = [ROOT, "."]
 
+from pipeline.assign import (
+    bounds_job,
+    cube_job,
+    figure_job,
+    overlap_job,
+    stage_job,
+    theory_job,
+    train_job,
+)
 from pipeline.atomic import check_writable
 from pipeline.catalogue import CUBES, FIGURES, METHODS
 from pipeline.configfile import load_config
@@ -24,17 +33,7 @@ from pipeline.runs import (
     run_folder,
     theory_path,
 )
-from pipeline.tasks import (
-    bounds_job,
-    cube_job,
-    figure_job,
-    layers_parts,
-    overlap_job,
-    part_places,
-    stage_job,
-    theory_job,
-    train_job,
-)
+from pipeline.tasks import layers_parts, part_places
 
 DEFAULT = f"{ROOT}/config.yaml"
 

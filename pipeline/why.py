@@ -8,13 +8,14 @@ from typing import Any
 
 from PIL import Image
 
+from pipeline.assign import entry_modules
 from pipeline.atomic import sha256
 from pipeline.config import Config
 from pipeline.cubes.store import opened_part, read_attributes, read_cube
 from pipeline.errors import ArtifactError
 from pipeline.fingerprint import PACKAGE, closure, path_of
 from pipeline.runs import Part, checkpoint_path
-from pipeline.tasks import STAGES, entry_modules
+from pipeline.tasks import STAGES
 from pipeline.workload import Work, told, workload
 
 SHOWN_FILES = 6

@@ -4,6 +4,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.assign import (
+    bounds_job,
+    cube_job,
+    figure_job,
+    overlap_job,
+    splits_of,
+    stage_job,
+    theory_job,
+    train_job,
+)
 from pipeline.catalogue import FIGURES
 from pipeline.config import Config
 from pipeline.runs import (
@@ -18,19 +28,7 @@ from pipeline.runs import (
     theory_path,
 )
 from pipeline.settings import Settings
-from pipeline.tasks import (
-    STAGES,
-    bounds_job,
-    cube_job,
-    figure_job,
-    layers_parts,
-    overlap_job,
-    part_places,
-    splits_of,
-    stage_job,
-    theory_job,
-    train_job,
-)
+from pipeline.tasks import STAGES, layers_parts, part_places
 
 FIGURE_SUFFIXES = ("svg", "png")
 

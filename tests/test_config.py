@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline.assign import cube_job, figure_job, stage_job, train_job
 from pipeline.config import Config
 from pipeline.configfile import load_config, read_config
 from pipeline.cubes.reference import cube_reference
 from pipeline.errors import ConfigError
 from pipeline.runs import Run, results_of, run_folder
-from pipeline.tasks import cube_job, figure_job, part_places, stage_job, train_job
+from pipeline.tasks import part_places
 from pipeline.workload import told, workload
 
 ROOT = Path(__file__).parent.parent

@@ -20,7 +20,7 @@ from pipeline.models.registry import FAMILIES
 LINES = [
     {"errors", "streams", "public", "progress", "atomic", "catalogue", "runs", "fingerprint"},
     {"settings", "stages", "config", "configfile", "device", "provenance", "scratch", "refusals"},
-    {"data_files", "tasks", "workload"},
+    {"data_files", "tasks", "assign", "workload"},
     {"data"},
     {"models"},
     {"training"},
