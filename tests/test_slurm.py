@@ -33,11 +33,15 @@ MATRIX = {
             ("lenet5", ["none", "batch"], [8], [0]),
             ("fnet32x2", ["none"], [4], [0]),
         )
+    ] + [
+        {"datasets": ["digits-2"], "models": ["t32"], "norms": ["none"], "recipes": ["sgd"],
+         "n_per_class": [8], "seeds": [0], "cubes": ["bounds"]}
     ],
     "spectrum": {"top": {"Hess": 9, "G": 9, "H": 2}, "steps": 8, "probes": 1, "trace_probes": 2},
     "hierarchy": {"steps": 8, "trace_probes": 2},
     "layers": {"rank": 6, "full": 4, "probes": 2},
     "theory": {"widths": [32, 64], "seeds": [0], "examples": 100},
+    "bounds": {"methods": ["base"], "epochs": 2, "batch": 8, "samples": 10},
     "compute": {"device": "cpu"},
     "figures": {"names": ["training", "overlap"]},
     "resources": {
@@ -175,21 +179,39 @@ def test_a_cancelled_job_is_submitted_again_and_goes_on(cluster, tmp_path):
 
 
 SCARCE = {
-    "memory": ({"mem_mb": 400, "runtime": 10}, 9000, "OUT_OF_MEMORY|FAILED|CANCELLED"),
-    "time": ({"mem_mb": 1500, "runtime": 1}, 20000, "TIMEOUT"),
+    "memory": ({"mem_mb": 400, "runtime": 10}, "OUT_OF_MEMORY|FAILED|CANCELLED"),
+    "time": ({"mem_mb": 1500, "runtime": 1}, "TIMEOUT"),
 }
+# A network that takes half a second an epoch on any machine: more than one minute, less than two.
+PACED = """
+import time
+from torch import nn
+
+class Paced(nn.Sequential):
+    def forward(self, x):
+        if self.training:
+            time.sleep(0.1)
+        return super().forward(x)
+
+def build(in_shape, classes, norm):
+    return Paced(nn.Flatten(), nn.Linear(in_shape[-1] * in_shape[-2], classes))
+"""
 
 
 @pytest.mark.slurm
 @pytest.mark.parametrize("what", SCARCE)
 def test_a_job_that_exceeds_what_it_asked_for_is_given_more(cluster, tmp_path, what):
-    asked, epochs, end = SCARCE[what]
+    asked, end = SCARCE[what]
     settings = LONG | {
-        "recipes": {"sgd": RECIPE | {"epochs": epochs, "checkpoints": [epochs]}},
+        "models": {"paced": {"family": "paced:build"}},
+        "recipes": {"sgd": RECIPE | {"epochs": 200, "checkpoints": [200]}},
+        "grid": [LONG["grid"][0] | {"models": ["paced"]}],
         "resources": LONG["resources"] | {"train": asked},
     }
-    before = len(ends_of_jobs(cluster))
-    run(on_slurm(tmp_path / what, settings))
+    before, folder = len(ends_of_jobs(cluster)), tmp_path / what
+    words = on_slurm(folder, settings)
+    (folder / "paced.py").write_text(PACED)
+    run(words)
     ends = ends_of_jobs(cluster)[before:]
     assert re.fullmatch(end, ends[0]), ends
     # Trained at a later attempt, then gathered and drawn.
