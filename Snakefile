@@ -1,3 +1,4 @@
+import re
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pipeline.assign import (
     cube_job,
     figure_job,
     overlap_job,
+    select_job,
     stage_job,
     theory_job,
     train_job,
@@ -27,13 +29,14 @@ from pipeline.provenance import git_commit, versions
 from pipeline.runs import (
     NAME,
     PATTERN,
-    TRAINING_FILES,
+    SWEEP_FILE,
+    Run,
     checkpoint_path,
     overlap_path,
     run_folder,
     theory_path,
 )
-from pipeline.tasks import layers_parts, part_places
+from pipeline.tasks import candidate_files, layers_parts, part_places, training_files
 
 DEFAULT = f"{ROOT}/config.yaml"
 
@@ -74,6 +77,7 @@ wildcard_constraints:
 
 include: "rules/common.smk"
 include: "rules/train.smk"
+include: "rules/select.smk"
 include: "rules/spectrum.smk"
 include: "rules/hierarchy.smk"
 include: "rules/layers.smk"

@@ -11,6 +11,7 @@ from pipeline.tasks import (
     CubeJob,
     FigureJob,
     OverlapJob,
+    SelectJob,
     StageJob,
     TheoryJob,
     TrainJob,
@@ -33,7 +34,7 @@ def train_job(config: Config, *, dataset: str, model: str, recipe: str) -> Train
     return TrainJob(
         dataset=config.datasets[dataset].resolved(),
         model=config.models[model],
-        recipe=config.recipes[recipe],
+        recipe=config.recipe(recipe),
         data=data_digest(
             dataset, config.datasets[dataset], data_root=config.data_root, results=config.results
         ),
@@ -41,6 +42,15 @@ def train_job(config: Config, *, dataset: str, model: str, recipe: str) -> Train
         download=config.download,
         compute=config.compute,
         code=fingerprint(*entry_modules(config, "train", dataset=dataset, model=model)),
+    )
+
+
+def select_job(config: Config, *, recipe: str) -> SelectJob:
+    """Return what the choice among a sweep's candidates depends on, besides their files."""
+    return SelectJob(
+        candidates=tuple(config.candidates[recipe]),
+        checkpoints=config.checkpoints(recipe, "training"),
+        code=fingerprint(*entry_modules(config, "select")),
     )
 
 
@@ -112,6 +122,7 @@ def cube_job(config: Config, cube: str) -> CubeJob:
         checkpoints={name: config.checkpoints(name, cube) for name in used},
         splits=splits_of(config, cube),
         methods=config.bounds.methods if cube == "bounds" else (),
+        sweeps=tuple(sorted(config.candidates)) if cube == "training" else (),
         code=fingerprint(*entry_modules(config, "cube", cube)),
     )
 

@@ -87,6 +87,7 @@ COMPONENT = r"^[+-]?(G|A1|A2|B1|B2)([+-](G|A1|A2|B1|B2))*$"
 # The figures, and the cubes that each is drawn from.
 FIGURES: dict[str, tuple[str, ...]] = {
     "training": ("training",),
+    "sweep": ("training",),
     "density": ("spectrum",),
     "split": ("spectrum",),
     "split_initial": ("spectrum",),

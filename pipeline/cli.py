@@ -22,6 +22,7 @@ from pipeline.tasks import (
     HierarchyJob,
     LayersJob,
     OverlapJob,
+    SelectJob,
     SpectrumJob,
     TheoryJob,
     TrainJob,
@@ -92,6 +93,14 @@ def train(
     from pipeline.jobs.train import train_run
 
     train_run(folder, TrainJob.model_validate_json(job), save_every=save_every)
+
+
+@app.command()
+def select(folder: RunFolder, job: JobText) -> None:
+    """Make the best of a sweep's candidates a run's network: its files, and sweep.csv."""
+    from pipeline.jobs.select import select_run
+
+    select_run(folder, SelectJob.model_validate_json(job))
 
 
 @app.command()

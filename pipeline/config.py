@@ -1,6 +1,7 @@
 """The schema of a configuration, and the grid it stands for."""
 
 from collections.abc import Iterator
+from functools import cached_property
 from itertools import product
 from typing import Annotated, Any, Literal
 
@@ -14,8 +15,9 @@ from pydantic import (
 )
 
 from pipeline.catalogue import CUBES, FIGURES, IMAGE_SIZE, SOURCES, Fit
+from pipeline.recipes import Recipe
 from pipeline.runs import Run
-from pipeline.settings import Cube, Epoch, Name, Norm, Settings
+from pipeline.settings import Cube, Name, Norm, Settings
 from pipeline.stages import (
     Bounds,
     Compute,
@@ -148,27 +150,6 @@ def image_size(model: Model) -> int | None:
     return model.image_size if isinstance(model, OwnModel) else IMAGE_SIZE[model.family]
 
 
-class Recipe(Settings):
-    """How a network is trained; the defaults are S's believed settings."""
-
-    optimiser: Literal["sgd"] = "sgd"
-    lr: PositiveFloat
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    batch: PositiveInt = 128
-    epochs: Annotated[int, Field(ge=0)]
-    drop_at: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
-        (1 / 3, 2 / 3), description="fractions of the epochs after which the rate drops"
-    )
-    drop_factor: PositiveFloat = 0.1
-    init: Literal["default", "xavier"] = Field(
-        "default", description="PyTorch's own, or Xavier uniform weights with zero biases"
-    )
-    checkpoints: Annotated[tuple[Epoch, ...], Field(min_length=1)] = Field(
-        description="epochs whose networks are kept and dissected; 0 is the initialisation"
-    )
-
-
 class Grid(Settings):
     """A block of runs: every combination of its lists."""
 
@@ -232,9 +213,42 @@ class Config(Settings):
         """Return the cubes to gather: those that hold any run, or need none."""
         return tuple(cube for cube in self.cubes if cube == "theory" or self.blocks(cube))
 
+    def used_recipes(self) -> list[str]:
+        """Return the recipes that the grid names, sorted."""
+        return sorted({name for block in self.grid for name in block.recipes})
+
+    @cached_property
+    def candidates(self) -> dict[str, dict[str, Recipe]]:
+        """The used sweeps, and the recipes that each chooses from, by their names."""
+        used = {name: self.recipes[name].candidates(name) for name in self.used_recipes()}
+        return {name: found for name, found in used.items() if found}
+
+    @cached_property
+    def sweep_of(self) -> dict[str, str]:
+        """The sweep that each candidate belongs to."""
+        return {name: sweep for sweep, found in self.candidates.items() for name in found}
+
+    def trained_lists(self) -> dict[tuple[tuple[int, ...], bool], list[str]]:
+        """Return the recipes that networks are trained with: of a sweep its candidates.
+
+        They come by their checkpoints, and by whether these are kept once a sweep is decided.
+        """
+        lists: dict[tuple[tuple[int, ...], bool], list[str]] = {}
+        for name in self.used_recipes():
+            sweep = self.recipes[name].sweep
+            key = self.checkpoints(name, "training"), sweep is None or sweep.keep
+            lists.setdefault(key, []).extend(self.candidates.get(name, [name]))
+        return lists
+
+    def recipe(self, name: str) -> Recipe:
+        """Return a recipe of the config, or a sweep's candidate."""
+        if name in self.recipes:
+            return self.recipes[name]
+        return self.candidates[self.sweep_of[name]][name]
+
     def checkpoints(self, recipe: str, cube: str) -> tuple[int, ...]:
         """Return the epochs of a recipe's checkpoints that a cube holds, or is made from."""
-        epochs = tuple(sorted(self.recipes[recipe].checkpoints))
+        epochs = tuple(sorted(self.recipe(recipe).checkpoints))
         if cube == "bounds":
             return tuple(sorted({epochs[0], epochs[-1]}))
         last = cube in ("layers", "overlap") and self.layers.checkpoints == "last"
@@ -243,11 +257,15 @@ class Config(Settings):
     def checkpoint_lists(self, cube: str) -> dict[tuple[int, ...], list[str]]:
         """Return the used recipes by their list of checkpoints (one rule serves each list)."""
         lists: dict[tuple[int, ...], list[str]] = {}
-        blocks = self.blocks(cube) if cube == "bounds" else self.grid
-        for name in sorted({name for block in blocks for name in block.recipes}):
+        bounded = {name for block in self.blocks("bounds") for name in block.recipes}
+        for name in sorted(bounded) if cube == "bounds" else self.used_recipes():
             lists.setdefault(self.checkpoints(name, cube), []).append(name)
         return lists
 
     def figure_names(self) -> list[str]:
-        """Return the figures to draw: those whose cubes are gathered."""
-        return [name for name in self.figures.names if set(FIGURES[name]) <= set(self.gathered())]
+        """Return the figures to draw: those whose cubes are gathered, and hold what they show."""
+        return [
+            name
+            for name in self.figures.names
+            if set(FIGURES[name]) <= set(self.gathered()) and (name != "sweep" or self.candidates)
+        ]

@@ -14,7 +14,14 @@ from pydantic import ValidationError
 from pipeline.catalogue import FIGURES, FOLDER, IMAGE_SIZE, SHOWN_MATRICES, SOURCES
 from pipeline.config import Config, Dataset
 from pipeline.errors import ConfigError
-from pipeline.refusals import Place, Refusal, bounds_refusals, group_refusals, logit_refusals
+from pipeline.refusals import (
+    Place,
+    Refusal,
+    bounds_refusals,
+    group_refusals,
+    logit_refusals,
+    sweep_refusals,
+)
 
 # Cures for the kinds of refusal that pydantic itself reports.
 CURES = {
@@ -67,9 +74,11 @@ def _merged(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
 
 
 def _schema_refusals(error: ValidationError, settings: dict[str, Any]) -> Iterator[Refusal]:
-    for detail in error.errors():
-        if detail["type"] == "too_short" and detail["input"]:
-            continue  # not empty in the file: its items were refused, each by itself
+    details = error.errors()
+    for detail in details:
+        inner = [d for d in details if d["loc"][:-1] == detail["loc"]]
+        if detail["type"] == "too_short" and inner:
+            continue  # not so short in the file: its items were refused, each by itself
         place = _real_place(detail["loc"], settings)
         problem = f"{detail['input']!r}: {detail['msg']}"
         cure = CURES.get(detail["type"], "write a value that the schema allows")
@@ -114,6 +123,7 @@ def _cross_refusals(config: Config) -> Iterator[Refusal]:
                     f"checkpoint {epoch} is beyond the last epoch, {recipe.epochs}",
                     f"raise recipes.{name}.epochs, or choose checkpoints of at most it",
                 )
+    yield from sweep_refusals(config)
     for index, figure in enumerate(config.figures.names):
         if figure not in FIGURES:
             yield _unknown(("figures", "names", index), figure, "figure", FIGURES)

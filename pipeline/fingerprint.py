@@ -15,8 +15,14 @@ PACKAGE = Path(__file__).parent
 # These decide what a job is told (its params, compared as such) or how it speaks, not what it
 # computes.
 NEUTRAL = {
-    f"pipeline.{name}"
-    for name in ("catalogue", "config", "errors", "progress", "settings", "stages", "tasks")
+    "pipeline.catalogue",
+    "pipeline.config",
+    "pipeline.errors",
+    "pipeline.progress",
+    "pipeline.recipes",
+    "pipeline.settings",
+    "pipeline.stages",
+    "pipeline.tasks",
 }
 
 

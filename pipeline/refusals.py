@@ -1,4 +1,4 @@
-"""What a configuration may not say of groups of classes, single logits and bounds."""
+"""What a configuration may not say of groups, single logits, sweeps and bounds."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -57,6 +57,41 @@ def known_classes(dataset: Dataset) -> int | None:
     if dataset.groups:
         return len(dataset.groups)
     return SOURCES[dataset.source].classes if dataset.source in SOURCES else None
+
+
+def sweep_refusals(config: Config) -> Iterator[Refusal]:
+    """Yield recipes without one learning rate or one sweep, and sweeps that say too much."""
+    for name, recipe in config.recipes.items():
+        place, sweep = ("recipes", name), recipe.sweep
+        if (recipe.lr is None) == (sweep is None):
+            problem = "neither lr nor sweep" if sweep is None else f"lr {recipe.lr:g} and a sweep"
+            yield Refusal(place, problem, "give the learning rate, or a sweep of some")
+        if sweep is None:
+            continue
+        given = [end is not None for end in (sweep.low, sweep.high, sweep.count)]
+        if not any(given) if sweep.rates is not None else all(given):
+            yield from _rate_refusals(config, (*place, "sweep"), name)
+        else:
+            problem = "no whole range" if sweep.rates is None else "rates, and a range besides"
+            cure = "give rates: a list, or all of low, high and count"
+            yield Refusal((*place, "sweep"), problem, cure)
+
+
+def _rate_refusals(config: Config, place: Place, name: str) -> Iterator[Refusal]:
+    rates, candidates = config.recipes[name].sweep.values(), config.recipes[name].candidates(name)
+    if len(rates) < 2 or list(rates) != sorted(rates):
+        problem = f"{len(rates)} rates, from {rates[0]:g} to {rates[-1]:g}" if rates else "no rate"
+        yield Refusal(place, problem, "give two at least, the smallest first")
+    elif len(candidates) < len(rates):
+        yield Refusal(
+            place, f"{len(rates)} rates, of which {len(candidates)} differ", "name each rate once"
+        )
+    for taken in candidates.keys() & config.recipes.keys():
+        yield Refusal(
+            place,
+            f"its candidate {taken} has the name of another recipe",
+            "rename that recipe",
+        )
 
 
 def bounds_refusals(config: Config) -> Iterator[Refusal]:

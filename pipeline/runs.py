@@ -8,6 +8,7 @@ from pipeline.errors import ArtifactError
 
 PATTERN = "{dataset}/{model}/{norm}/{recipe}/n{n_per_class}/seed{seed}"
 TRAINING_FILES = ("run.json", "history.csv")
+SWEEP_FILE = "sweep.csv"
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
 _PART = re.compile(rf"epoch(?P<epoch>\d+)/(?P<split>{NAME})/(?P<cube>{NAME})\.zarr\.zip")
 _PATH = re.compile(

@@ -248,6 +248,7 @@ class StageResources(Settings):
     """Resources by stage."""
 
     train: Resources = Resources()
+    select: Resources = Resources(mem_mb=1000, runtime=20)
     spectrum: PartResources = PartResources()
     hierarchy: PartResources = PartResources()
     layers: PartResources = PartResources()

@@ -1,6 +1,7 @@
 """How far a workflow has come: its grid drawn in a terminal, and what failed."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -38,7 +39,7 @@ def state_of(work: Work) -> str:
 def print_status(config: Config, console: Console) -> bool:
     """Print the state of every job; return whether none has failed."""
     states = {work: state_of(work) for work in workload(config)}
-    console.print(_grid(states))
+    console.print(_grid(config, states))
     console.print(_others(states))
     counts = [
         f"{sum(s == name for s in states.values())} {name} {SIGNS[name][0]}" for name in SIGNS
@@ -57,16 +58,20 @@ def last_line(log: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "(empty)")
 
 
-def _grid(states: dict[Work, str]) -> Table:
-    """Return the table of runs: a row for all seeds of one, a column for each stage."""
+def _grid(config: Config, states: dict[Work, str]) -> Table:
+    """Return the table of runs: a row for all seeds of one, a column for each stage.
+
+    A sweep's candidates stand in the row of the sweep.
+    """
     rows: dict[tuple[str, ...], dict[str, list[str]]] = {}
     for work, state in states.items():
         if work.run:
-            words = tuple(str(getattr(work.run, word)) for word in WORDS)
+            recipe = config.sweep_of.get(work.run.recipe, work.run.recipe)
+            words = tuple(str(getattr(replace(work.run, recipe=recipe), word)) for word in WORDS)
             rows.setdefault(words, {}).setdefault(work.rule, []).append(state)
     stages = [
         stage
-        for stage in ("train", *STAGES, "bounds")
+        for stage in ("train", "select", *STAGES, "bounds")
         if any(stage in row for row in rows.values())
     ]
     table = Table(*WORDS[:-1], "n", *stages, box=None, pad_edge=False)

@@ -3,12 +3,23 @@
 The rules keep it in their params as one JSON text, so that Snakemake reruns a job when it changes.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Dataset, Grid, Model, Recipe
-from pipeline.runs import Run, bounds_path, overlap_path, part_path, theory_path
+from pipeline.config import Dataset, Grid, Model
+from pipeline.recipes import Recipe
+from pipeline.runs import (
+    SWEEP_FILE,
+    TRAINING_FILES,
+    Run,
+    bounds_path,
+    checkpoint_path,
+    overlap_path,
+    part_path,
+    run_folder,
+    theory_path,
+)
 from pipeline.settings import Epoch, Method, Settings, Split
 from pipeline.stages import Bounds, Compute, Figures, Hierarchy, Layers, Overlap, Spectrum, Theory
 
@@ -26,6 +37,14 @@ class TrainJob(Settings):
     data_root: str
     download: bool
     compute: Compute
+    code: str
+
+
+class SelectJob(Settings):
+    """What the choice among a sweep's candidates is told: their recipes, and what each keeps."""
+
+    candidates: tuple[str, ...]
+    checkpoints: tuple[Epoch, ...]
     code: str
 
 
@@ -104,7 +123,7 @@ class BoundsJob(Settings):
 class CubeJob(Settings):
     """What the aggregation of a cube is told: the grid it must find whole.
 
-    ``methods`` are those of the bounds.
+    ``methods`` are those of the bounds, ``sweeps`` the recipes that are sweeps, of the training.
     """
 
     results: str
@@ -112,6 +131,7 @@ class CubeJob(Settings):
     checkpoints: dict[str, tuple[Epoch, ...]]
     splits: tuple[Split, ...]
     methods: tuple[Method, ...] = ()
+    sweeps: tuple[str, ...] = ()
     code: str
 
     def runs(self) -> list[Run]:
@@ -134,6 +154,28 @@ def layers_parts(job: OverlapJob) -> list[tuple[Run, tuple[int, str], Path]]:
         for run in job.runs()
         for epoch in job.checkpoints[run.recipe]
         for split in job.splits
+    ]
+
+
+def candidate_files(run: Run, job: SelectJob, results: str) -> list[Path]:
+    """Return the files of a run's candidates."""
+    folders = [run_folder(results, replace(run, recipe=name)) for name in job.candidates]
+    return [
+        file
+        for folder in folders
+        for file in (
+            *(folder / name for name in TRAINING_FILES),
+            *(checkpoint_path(folder, epoch) for epoch in job.checkpoints),
+        )
+    ]
+
+
+def training_files(job: CubeJob) -> list[Path]:
+    """Return the files that the training cube is gathered from."""
+    return [
+        run_folder(job.results, run) / name
+        for run in job.runs()
+        for name in (*TRAINING_FILES, *([SWEEP_FILE] if run.recipe in job.sweeps else []))
     ]
 
 

@@ -75,8 +75,9 @@ def _modules(config: Config, work: Work) -> list[str]:
 
 def _record(artifact: Path, work: Work) -> dict[str, Any]:
     """Return the provenance that an artifact carries, or the one made with it that carries it."""
-    if work.rule == "train":
-        return json.loads(work.outputs[0].read_text(encoding="utf-8"))["provenance"]
+    if work.rule in ("train", "select"):
+        record = json.loads(work.outputs[0].read_text(encoding="utf-8"))
+        return (record if work.rule == "train" else record["selection"])["provenance"]
     if work.rule == "cube":
         return read_attributes(read_cube(work.outputs[0]))
     if work.rule == "figure":

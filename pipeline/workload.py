@@ -1,7 +1,7 @@
 """Every job that a configuration stands for: what it makes, of what, and its log."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.assign import (
@@ -9,6 +9,7 @@ from pipeline.assign import (
     cube_job,
     figure_job,
     overlap_job,
+    select_job,
     splits_of,
     stage_job,
     theory_job,
@@ -17,6 +18,7 @@ from pipeline.assign import (
 from pipeline.catalogue import FIGURES
 from pipeline.config import Config
 from pipeline.runs import (
+    SWEEP_FILE,
     TRAINING_FILES,
     Run,
     bounds_path,
@@ -28,7 +30,7 @@ from pipeline.runs import (
     theory_path,
 )
 from pipeline.settings import Settings
-from pipeline.tasks import STAGES, layers_parts, part_places
+from pipeline.tasks import STAGES, candidate_files, layers_parts, part_places, training_files
 
 FIGURE_SUFFIXES = ("svg", "png")
 
@@ -55,7 +57,7 @@ def workload(config: Config) -> Iterator[Work]:
     dissected = {stage: set(dissected_runs(config, stage)) for stage in STAGES}
     bounded = set(config.runs("bounds"))
     for run in config.runs():
-        yield _train(config, run)
+        yield from _trained(config, run)
         for stage in STAGES:
             if run in dissected[stage]:
                 yield from _stage(config, stage, run)
@@ -84,6 +86,8 @@ def told(config: Config, work: Work) -> Settings:
         if work.rule == "train":
             return train_job(config, **words, recipe=work.run.recipe)
         return stage_job(config, work.rule, **words)
+    if work.rule == "select":
+        return select_job(config, recipe=work.run.recipe)
     if work.rule == "bounds":
         words = {"dataset": work.run.dataset, "model": work.run.model}
         return bounds_job(config, **words, method=work.name.rpartition("/")[2])
@@ -95,11 +99,29 @@ def told(config: Config, work: Work) -> Settings:
     return {"cube": cube_job, "figure": figure_job}[work.rule](config, work.name)
 
 
+def _trained(config: Config, run: Run) -> Iterator[Work]:
+    """Yield the training of a run; of a sweep that of its candidates, and the choice among them."""
+    if run.recipe not in config.candidates:
+        yield _train(config, run)
+        return
+    yield from (_train(config, replace(run, recipe=name)) for name in config.candidates[run.recipe])
+    inputs = tuple(candidate_files(run, select_job(config, recipe=run.recipe), config.results))
+    outputs = (*_files(config, run), run_folder(config.results, run) / SWEEP_FILE)
+    yield Work(
+        "select", run.path, inputs, outputs, log_path(config.results, "select", run.path), run
+    )
+
+
 def _train(config: Config, run: Run) -> Work:
+    log = log_path(config.results, "train", run.path)
+    return Work("train", run.path, (), _files(config, run), log, run)
+
+
+def _files(config: Config, run: Run) -> tuple[Path, ...]:
+    """Return the files of a trained run."""
     folder = run_folder(config.results, run)
     checkpoints = [checkpoint_path(folder, e) for e in config.checkpoints(run.recipe, "training")]
-    outputs = (*(folder / name for name in TRAINING_FILES), *checkpoints)
-    return Work("train", run.path, (), outputs, log_path(config.results, "train", run.path), run)
+    return (*(folder / name for name in TRAINING_FILES), *checkpoints)
 
 
 def _stage(config: Config, stage: str, run: Run) -> Iterator[Work]:
@@ -142,8 +164,7 @@ def _overlaps(config: Config) -> Iterator[Work]:
 def _cube(config: Config, cube: str) -> Work:
     folder = Path(config.results) / "cubes"
     if cube == "training":
-        folders = [run_folder(config.results, run) for run in config.runs(cube)]
-        inputs = [folder / name for folder in folders for name in TRAINING_FILES]
+        inputs = training_files(cube_job(config, cube))
     else:
         inputs = [file for _, file in part_places(cube, cube_job(config, cube))]
     outputs = (folder / f"{cube}.zarr", folder / f"{cube}.manifest.json")

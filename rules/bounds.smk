@@ -13,7 +13,7 @@ for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists("bounds"
         benchmark:
             f"{RESULTS}/benchmarks/bounds/{PATTERN}/{{method}}.tsv"
         wildcard_constraints:
-            recipe="|".join(recipes),
+            recipe=only(recipes),
         conda:
             "environment.yaml"
         threads: CONFIG.compute.threads

@@ -18,6 +18,11 @@ def threads_of(stage):
     return CONFIG.compute.threads * max(1, getattr(CONFIG.resources, stage).gpu)
 
 
+def only(names):
+    """Return the pattern that the names alone match: a '+' or '.' in one is itself."""
+    return "|".join(map(re.escape, names))
+
+
 def jobs_of(stage):
     """Return the pattern that a stage's jobs are named after: one for each run, or for each part."""
     if getattr(CONFIG.resources, stage).job == "run":
@@ -41,6 +46,18 @@ def train_params(wildcards):
     return train_job(
         CONFIG, dataset=wildcards.dataset, model=wildcards.model, recipe=wildcards.recipe
     ).model_dump_json()
+
+
+def select_params(wildcards):
+    return select_job(CONFIG, recipe=wildcards.recipe).model_dump_json()
+
+
+def candidates_of(wildcards):
+    """Return the files of the candidates that a sweep chooses from."""
+    words = {word: getattr(wildcards, word) for word in ("dataset", "model", "norm", "recipe")}
+    run = Run(**words, n_per_class=int(wildcards.n_per_class), seed=int(wildcards.seed))
+    job = select_job(CONFIG, recipe=wildcards.recipe)
+    return [str(file) for file in candidate_files(run, job, RESULTS)]
 
 
 def stage_params(stage):
@@ -91,10 +108,8 @@ def cube_parts(wildcards):
     """Return every file that the cube is gathered from."""
     job = cube_job(CONFIG, wildcards.cube)
     if wildcards.cube == "training":
-        folders = [run_folder(RESULTS, run) for run in job.runs()]
-        return [str(folder / name) for folder in folders for name in TRAINING_FILES]
-    places = part_places(wildcards.cube, job)
-    return [str(file) for _, file in places]
+        return [str(file) for file in training_files(job)]
+    return [str(file) for _, file in part_places(wildcards.cube, job)]
 
 
 def figure_category(wildcards):

@@ -13,7 +13,7 @@ for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists("hierarc
         benchmark:
             f"{RESULTS}/benchmarks/hierarchy/{jobs_of('hierarchy')}.tsv"
         wildcard_constraints:
-            recipe="|".join(recipes),
+            recipe=only(recipes),
             epoch="|".join(map(str, checkpoints)),
         conda:
             "environment.yaml"

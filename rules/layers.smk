@@ -13,7 +13,7 @@ for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists("layers"
         benchmark:
             f"{RESULTS}/benchmarks/layers/{jobs_of('layers')}.tsv"
         wildcard_constraints:
-            recipe="|".join(recipes),
+            recipe=only(recipes),
             epoch="|".join(map(str, checkpoints)),
         conda:
             "environment.yaml"

@@ -13,7 +13,7 @@ for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists("spectru
         benchmark:
             f"{RESULTS}/benchmarks/spectrum/{jobs_of('spectrum')}.tsv"
         wildcard_constraints:
-            recipe="|".join(recipes),
+            recipe=only(recipes),
             epoch="|".join(map(str, checkpoints)),
         conda:
             "environment.yaml"

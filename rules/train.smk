@@ -1,5 +1,5 @@
 # One rule for each list of checkpoints: a rule's outputs cannot depend on a wildcard's value.
-for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists("training").items()):
+for number, ((checkpoints, kept), recipes) in enumerate(CONFIG.trained_lists().items()):
 
     rule:
         name:
@@ -7,13 +7,16 @@ for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists("trainin
         output:
             run=f"{RUN}/run.json",
             history=f"{RUN}/history.csv",
-            checkpoints=[str(checkpoint_path(RUN, epoch)) for epoch in checkpoints],
+            checkpoints=[
+                str(checkpoint_path(RUN, epoch)) if kept else temp(checkpoint_path(RUN, epoch))
+                for epoch in checkpoints
+            ],
         log:
             f"{RESULTS}/logs/train/{PATTERN}.log",
         benchmark:
             f"{RESULTS}/benchmarks/train/{PATTERN}.tsv"
         wildcard_constraints:
-            recipe="|".join(recipes),
+            recipe=only(recipes),
         conda:
             "environment.yaml"
         threads: CONFIG.compute.threads

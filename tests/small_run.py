@@ -1,6 +1,7 @@
 """A small run on digits that many tests train: its recipe, its job and its folder."""
 
-from pipeline.config import Dataset, FNet, Recipe
+from pipeline.config import Dataset, FNet
+from pipeline.recipes import Recipe
 from pipeline.runs import Run, part_path
 from pipeline.stages import Compute
 from pipeline.tasks import TrainJob

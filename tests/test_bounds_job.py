@@ -10,7 +10,7 @@ from pipeline.anatomy import bounds
 from pipeline.anatomy.bounds import Task, bound_found, optimised
 from pipeline.anatomy.posterior import variance_curves
 from pipeline.atomic import sha256
-from pipeline.config import Dataset, FNet, Grid, Recipe
+from pipeline.config import Dataset, FNet, Grid
 from pipeline.cubes.parts import part_cube
 from pipeline.cubes.store import read_attributes, read_part
 from pipeline.errors import AnatomyError, ArtifactError
@@ -18,6 +18,7 @@ from pipeline.figures import style
 from pipeline.jobs import figure
 from pipeline.jobs.bounds import write_bound
 from pipeline.jobs.train import train_run
+from pipeline.recipes import Recipe
 from pipeline.runs import Run, bounds_path, run_folder
 from pipeline.stages import Bounds, Compute, Figures
 from pipeline.tasks import BoundsJob, CubeJob

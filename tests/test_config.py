@@ -43,6 +43,8 @@ BOUNDS = {
     "cubes": ["bounds"],
 }
 
+SWEPT = {"epochs": 1, "checkpoints": [1]}
+
 REFUSALS = {
     "unknown key": (["spektrum"], {}, ["spektrum", "unknown key", "spelling"]),
     "unknown inner key": (["recipes", "sgd", "momentun"], 0.5, ["recipes.sgd.momentun", "0.5"]),
@@ -118,6 +120,43 @@ REFUSALS = {
         ["bounds.start_half_log_lambda", "-1.0", "at most -1.15"],
     ),
     "an unknown method": (["bounds", "methods"], ["base", "best"], ["bounds.methods[1]", "'best'"]),
+    "no learning rate": (["recipes", "sgd", "lr"], None, ["recipes.sgd", "neither lr nor sweep"]),
+    "a rate and a sweep": (
+        ["recipes", "sgd", "sweep"],
+        {"rates": [0.1, 0.2]},
+        ["recipes.sgd", "lr 0.02 and a sweep"],
+    ),
+    "half a range": (["recipes", "r"], SWEPT | {"sweep": {"low": 0.1}}, ["r.sweep", "no whole"]),
+    "rates and a range": (
+        ["recipes", "r"],
+        SWEPT | {"sweep": {"rates": [0.1, 0.2], "count": 2}},
+        ["r.sweep", "a range besides"],
+    ),
+    "one rate": (
+        ["recipes", "r"],
+        SWEPT | {"sweep": {"rates": [0.1]}},
+        ["r.sweep", "two at least"],
+    ),
+    "a range of one": (
+        ["recipes", "r"],
+        SWEPT | {"sweep": {"low": 0.1, "high": 1.0, "count": 1}},
+        ["r.sweep.count", "1"],
+    ),
+    "a range backwards": (
+        ["recipes", "r"],
+        SWEPT | {"sweep": {"low": 1.0, "high": 0.1, "count": 3}},
+        ["r.sweep", "from 1 to 0.1", "smallest first"],
+    ),
+    "a rate twice": (
+        ["recipes", "r"],
+        SWEPT | {"sweep": {"rates": [0.1, 0.1]}},
+        ["r.sweep", "each rate once"],
+    ),
+    "a candidate's name": (
+        ["recipes"],
+        {"sgd+lr0.1": SWEPT | {"lr": 0.1}, "sgd": SWEPT | {"sweep": {"rates": [0.1, 0.2]}}},
+        ["recipes.sgd.sweep", "sgd+lr0.1", "rename"],
+    ),
     "a name that is no path": (["models", "a/b"], {"family": "lenet5"}, ["a/b"]),
 }
 

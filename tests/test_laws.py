@@ -19,7 +19,8 @@ from pipeline.models.registry import FAMILIES
 # A module imports only from lines above its own, or from its own line.
 LINES = [
     {"errors", "streams", "public", "progress", "atomic", "catalogue", "runs", "fingerprint"},
-    {"settings", "stages", "config", "configfile", "device", "provenance", "scratch", "refusals"},
+    {"settings", "stages", "recipes", "config", "refusals", "configfile"}
+    | {"device", "provenance", "scratch"},
     {"data_files", "tasks", "assign", "workload"},
     {"data"},
     {"models"},

@@ -10,7 +10,6 @@ from small_run import RECIPE, folder_of, job_of, parts_of
 from pipeline import open_run
 from pipeline.anatomy.overlap import eigenspace_overlap
 from pipeline.atomic import sha256
-from pipeline.config import Recipe
 from pipeline.cubes.eigenspaces import eigenspace
 from pipeline.cubes.store import opened_part, read_part
 from pipeline.curvature import layer_hessian
@@ -19,6 +18,7 @@ from pipeline.jobs import overlap
 from pipeline.jobs.layers import write_layers
 from pipeline.jobs.overlap import write_overlaps
 from pipeline.jobs.train import train_run
+from pipeline.recipes import Recipe
 from pipeline.runs import Run, overlap_path
 from pipeline.stages import Compute, Layers, Overlap
 from pipeline.tasks import LayersJob, OverlapJob

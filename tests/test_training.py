@@ -13,10 +13,10 @@ from small_run import folder_of, job_of
 
 from pipeline import open_run
 from pipeline.atomic import sha256
-from pipeline.config import Recipe
 from pipeline.device import prepare
 from pipeline.errors import AnatomyError, ArtifactError
 from pipeline.jobs.train import train_run
+from pipeline.recipes import Recipe
 from pipeline.runs import checkpoint_path
 from pipeline.stages import Compute
 from pipeline.training.schedule import learning_rate

@@ -46,6 +46,19 @@ def test_a_block_of_the_grid_is_in_the_cubes_that_it_names(finished):
     assert not (finished / "results/curvature/digits-2/binary/none/sgd/n40/seed0/epoch4").exists()
 
 
+def test_the_best_of_a_sweep_goes_on(finished):
+    words = {"dataset": "images", "recipe": "tuned", "n_per_class": 4}
+    cube = xr.open_zarr(finished / "results/cubes/training.zarr").sel(words).isel(norm=0, seed=0)
+    tried = cube.isel(model=0)
+    assert tried.candidate_lr.values.tolist() == [0.05, 1e8]
+    assert tried.candidate_diverged.values.tolist() == [0, 1]
+    assert tried.candidate_selected.values.tolist() == [1, 0]
+    assert float(tried.lr.sel(epoch=1)) == 0.05
+    run = open_run(finished / "results/runs/images/tiny/none/tuned/n4/seed0")
+    assert run.spec.recipe == "tuned"
+    assert (run.spec.seed, run.epoch) == (0, 4)
+
+
 def test_a_diverged_run_sinks_no_other(finished):
     training = (
         xr.open_zarr(finished / "results/cubes/training.zarr")
@@ -129,10 +142,10 @@ RERUNS = {
             "layers": 2,
             "overlap": 1,
             "cube": 5,
-            "figure": 23,
+            "figure": 24,
         },
     ),
-    "a figure option": (["figures", "kappa"], 2.0, {"figure": 26}),
+    "a figure option": (["figures", "kappa"], 2.0, {"figure": 27}),
     "a spectrum setting": (
         ["spectrum", "steps"],
         13,
@@ -184,7 +197,21 @@ RERUNS = {
             "layers": 1,
             "overlap": 1,
             "cube": 5,
-            "figure": 23,
+            "figure": 24,
+        },
+    ),
+    "a rate more": (
+        ["recipes", "tuned", "sweep"],
+        {"rates": [0.02, 0.05, 1e8]},
+        {
+            "train": 1,
+            "select": 1,
+            "spectrum": 1,
+            "hierarchy": 1,
+            "layers": 1,
+            "overlap": 1,
+            "cube": 5,
+            "figure": 24,
         },
     ),
     "resources": (["resources"], {"train": {"mem_mb": 3000}}, {}),
@@ -234,8 +261,8 @@ def test_a_changed_image_retrains_and_a_touched_one_does_not(finished):
     assert planned(finished, TINY) == {}
     Image.new("RGB", (6, 6), "red").save(file)
     try:
-        jobs = {"train": 1, "spectrum": 1, "hierarchy": 1, "layers": 1, "overlap": 1}
-        assert planned(finished, TINY) == jobs | {"cube": 5, "figure": 23}
+        jobs = {"train": 2, "select": 1, "spectrum": 1, "hierarchy": 1, "layers": 1, "overlap": 1}
+        assert planned(finished, TINY) == jobs | {"cube": 5, "figure": 24}
     finally:
         file.write_bytes(before)
     assert planned(finished, TINY) == {}
@@ -255,7 +282,9 @@ def test_the_report_holds_every_figure_with_what_it_shows(finished):
         assert f'"results/figures/{name}.svg": {{' in text
     assert text.count('"caption": "<p>') == len(FIGURES)
     assert '"caption": "<p></p>' not in text
-    trained = len(list((finished / "results/runs").rglob("run.json")))
+    # Of a sweep one network goes on.
+    runs = (finished / "results/runs").rglob("run.json")
+    trained = sum("+lr" not in str(file) for file in runs)
     assert f"<p>{trained} trained networks" in text
     assert f"torch {version('torch')}" in text
     assert "'weight_decay': 0.0" in text

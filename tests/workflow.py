@@ -41,10 +41,16 @@ TINY = {
     "recipes": {
         "sgd": {"lr": 0.05, "batch": 16, "epochs": 4, "checkpoints": [0, 4], "weight_decay": 0.0},
         "wild": {"lr": 1e8, "batch": 16, "epochs": 4, "checkpoints": [0, 2, 4]},
+        "tuned": {
+            "sweep": {"rates": [0.05, 1e8]},
+            "batch": 16,
+            "epochs": 4,
+            "checkpoints": [0, 4],
+        },
     },
     "grid": [
         BLOCK,
-        BLOCK | {"datasets": ["images"], "recipes": ["sgd"], "n_per_class": [4]},
+        BLOCK | {"datasets": ["images"], "recipes": ["tuned"], "n_per_class": [4]},
         BOUNDED,
     ],
     "spectrum": {"top": {"Hess": 9, "G": 9, "H": 2}, "steps": 12, "trace_probes": 4},

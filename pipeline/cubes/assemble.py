@@ -26,6 +26,7 @@ INDEX_DIMS = (
     "shown",
     "element",
     "bin",
+    "candidate",
 )
 # Labelled by numbers: in growing order, whatever the order of the parts.
 SORTED_DIMS = (

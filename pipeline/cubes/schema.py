@@ -5,6 +5,7 @@ from pipeline.cubes.layers_schema import LAYERS_SCHEMA
 from pipeline.cubes.variable import PLACE_DIMS, RUN_DIMS, SIZES, Variable
 
 _BY_EPOCH = ("epoch",)
+_BY_CANDIDATE = ("candidate",)
 _MATRIX = (*PLACE_DIMS, "matrix")
 _LANCZOS = (*_MATRIX, "probe", "node")
 _ORDER = (*_MATRIX, "order")
@@ -42,6 +43,18 @@ SCHEMA: dict[str, dict[str, Variable]] = {
             "history.csv",
         ),
         "weight_norm": Variable(_BY_EPOCH, "Euclidean norm of all parameters", "1", "history.csv"),
+        "candidate_lr": Variable(
+            _BY_CANDIDATE, "learning rate of a sweep's candidate", "1", "S, learning rates"
+        ),
+        "candidate_test_error": Variable(
+            _BY_CANDIDATE, "1 - test accuracy after its last epoch", "1", "S, learning rates"
+        ),
+        "candidate_diverged": Variable(
+            _BY_CANDIDATE, "1 where its loss ceased to be finite", "1", "sweep.csv"
+        ),
+        "candidate_selected": Variable(
+            _BY_CANDIDATE, "1 for the candidate whose network this run is", "1", "sweep.csv"
+        ),
     },
     "spectrum": {
         "ritz_value": Variable(

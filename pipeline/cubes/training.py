@@ -1,4 +1,4 @@
-"""The training cube, from the histories of all runs."""
+"""The training cube, from the histories of all runs and the outcomes of their sweeps."""
 
 import csv
 import json
@@ -11,8 +11,16 @@ import xarray as xr
 from pipeline.cubes.assemble import Gathered, Placed, assemble
 from pipeline.cubes.schema import SCHEMA
 from pipeline.errors import ArtifactError
-from pipeline.runs import TRAINING_FILES, run_folder
-from pipeline.tasks import CubeJob
+from pipeline.runs import SWEEP_FILE, run_folder
+from pipeline.tasks import CubeJob, training_files
+
+# Variables of the cube, and the columns of the files that hold them.
+HISTORY = {key: key for key, known in SCHEMA["training"].items() if known.dims == ("epoch",)}
+SWEEP = {
+    key: key.removeprefix("candidate_")
+    for key, known in SCHEMA["training"].items()
+    if known.dims == ("candidate",)
+}
 
 
 def training_cube(job: CubeJob) -> Gathered:
@@ -22,14 +30,20 @@ def training_cube(job: CubeJob) -> Gathered:
     """
     runs = job.runs()
     folders = [run_folder(job.results, run) for run in runs]
-    files = [folder / name for folder in folders for name in TRAINING_FILES]
     devices = {_device(folder / "run.json") for folder in folders}
-    histories = [_history(folder / "history.csv") for folder in folders]
-    parts = [Placed(asdict(run), part) for run, part in zip(runs, histories, strict=True)]
+    histories = [_table(folder / "history.csv", HISTORY, "epoch") for folder in folders]
+    swept = [
+        (run, path) for run, path in zip(runs, folders, strict=True) if run.recipe in job.sweeps
+    ]
+    sweeps = [_table(path / SWEEP_FILE, SWEEP, "candidate") for _, path in swept]
+    places = [*runs, *(run for run, _ in swept)]
+    parts = [
+        Placed(asdict(run), part) for run, part in zip(places, [*histories, *sweeps], strict=True)
+    ]
     cube = assemble("training", runs, parts)
     # A diverged run has no rows beyond its last; it stays diverged.
     cube["diverged"] = cube.diverged.where((cube.diverged == 1).cumsum("epoch") == 0, 1.0)
-    return Gathered(cube, files, devices)
+    return Gathered(cube, training_files(job), devices)
 
 
 def _device(file: Path) -> str:
@@ -43,18 +57,19 @@ def _device(file: Path) -> str:
         ) from error
 
 
-def _history(file: Path) -> xr.Dataset:
+def _table(file: Path, columns: dict[str, str], dim: str) -> xr.Dataset:
+    """Return the columns of a CSV file as variables, along ``dim``: epochs, or rows counted."""
     try:
         with file.open(encoding="utf-8", newline="") as lines:
             rows = list(csv.DictReader(lines))
         # An empty cell is a NaN.
-        columns = {key: [float(row[key] or "nan") for row in rows] for key in SCHEMA["training"]}
-        epochs = [int(row["epoch"]) for row in rows]
+        found = {key: [float(row[name] or "nan") for row in rows] for key, name in columns.items()}
+        labels = [int(row[dim]) if dim == "epoch" else i for i, row in enumerate(rows)]
     except FileNotFoundError as error:
         raise ArtifactError(f"history {file} is missing. Run snakemake, which makes it") from error
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
             f"history {file} is corrupt ({error}). Delete it, and snakemake trains the run anew"
         ) from error
-    variables = {key: ("epoch", np.array(values)) for key, values in columns.items()}
-    return xr.Dataset(variables, coords={"epoch": epochs})
+    variables = {key: (dim, np.array(values)) for key, values in found.items()}
+    return xr.Dataset(variables, coords={dim: labels})

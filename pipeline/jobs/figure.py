@@ -29,6 +29,7 @@ from pipeline.figures import (
     split,
     split_initial,
     style,
+    sweep,
     tail,
     theory,
     training,
@@ -39,6 +40,7 @@ from pipeline.tasks import FigureJob
 
 FIGURES = {
     "training": training.draw,
+    "sweep": sweep.draw,
     "density": density.draw,
     "split": split.draw,
     "split_initial": split_initial.draw,

@@ -2,18 +2,19 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pipeline.config import Recipe
 from pipeline.data.examples import Examples
 from pipeline.progress import progress, say
+from pipeline.recipes import Recipe
 from pipeline.runs import checkpoint_path
 from pipeline.streams import stream
+from pipeline.training.augment import augmentation
 from pipeline.training.checkpoint import (
     Row,
     State,
@@ -45,6 +46,8 @@ def train(
     uninterrupted training ends.  A training whose loss is no longer finite stops: its last row
     says so, and the checkpoints it did not reach are markers.
     """
+    network.to(memory_format=_layout(recipe))
+    augment = augmentation(recipe.augment)
     optimiser = torch.optim.SGD(
         network.parameters(),
         lr=recipe.lr,
@@ -70,7 +73,10 @@ def train(
         epochs, total=recipe.epochs, done=first - 1, label=label, status=lambda: _status(history)
     ):
         lr = learning_rate(recipe, epoch)
-        _one_epoch(network, optimiser, train_set, recipe.batch, lr=lr, seed=seed, epoch=epoch)
+        for group in optimiser.param_groups:
+            group["lr"] = lr
+        batches = _batches(train_set, recipe, augment, seed=seed, epoch=epoch)
+        _one_epoch(network, optimiser, batches, recipe.precision)
         finish(epoch, lr)
         if time.monotonic() - saved >= save_every:
             state = State(epoch, network.state_dict(), optimiser.state_dict(), history)
@@ -107,29 +113,45 @@ def _until(epochs: range, stop: Callable[[], bool]) -> Iterator[int]:
         yield epoch
 
 
-def _one_epoch(
-    network: nn.Module,
-    optimiser: torch.optim.Optimizer,
+def _layout(recipe: Recipe) -> torch.memory_format:
+    return torch.channels_last if recipe.channels_last else torch.contiguous_format
+
+
+def _batches(
     examples: Examples,
-    batch: int,
+    recipe: Recipe,
+    augment: Callable[[torch.Tensor], torch.Tensor] | None,
     *,
-    lr: float,
     seed: int,
     epoch: int,
-) -> None:
-    for group in optimiser.param_groups:
-        group["lr"] = lr
-    torch.manual_seed(stream(seed, "noise", epoch))  # for networks with random layers
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield an epoch's batches, inputs and labels, gathered and augmented on the device."""
+    torch.manual_seed(stream(seed, "noise", epoch))  # for augmentation, and random layers
     shuffle = torch.Generator().manual_seed(stream(seed, "order", epoch))
     order = torch.randperm(len(examples), generator=shuffle).to(examples.labels.device)
-    batches = list(order.split(batch))
+    batches = list(order.split(recipe.batch))
     if len(batches) > 1 and len(batches[-1]) == 1:
         # BatchNorm has no variance over one example.
         batches[-2:] = [torch.cat(batches[-2:])]
-    network.train()
     for chosen in batches:
+        inputs = examples.inputs[chosen]
+        if augment is not None:
+            inputs = torch.stack([augment(image) for image in inputs])
+        yield inputs.contiguous(memory_format=_layout(recipe)), examples.labels[chosen]
+
+
+def _one_epoch(
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    precision: str,
+) -> None:
+    network.train()
+    for inputs, labels in batches:
         optimiser.zero_grad()
-        F.cross_entropy(network(examples.inputs[chosen]), examples.labels[chosen]).backward()
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            logits = network(inputs)
+        F.cross_entropy(logits.float(), labels).backward()
         optimiser.step()
 
 

@@ -1,6 +1,6 @@
 """Learning rate by epoch."""
 
-from pipeline.config import Recipe
+from pipeline.recipes import Recipe
 from pipeline.stages import Bounds
 
 
