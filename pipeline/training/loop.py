@@ -46,7 +46,7 @@ def train(
     uninterrupted training ends.  A training whose loss is no longer finite stops: its last row
     says so, and the checkpoints it did not reach are markers.
     """
-    network.to(memory_format=_layout(recipe))
+    network.to(memory_format=layout(recipe))
     augment = augmentation(recipe.augment)
     optimiser = torch.optim.SGD(
         network.parameters(),
@@ -75,8 +75,8 @@ def train(
         lr = learning_rate(recipe, epoch)
         for group in optimiser.param_groups:
             group["lr"] = lr
-        batches = _batches(train_set, recipe, augment, seed=seed, epoch=epoch)
-        _one_epoch(network, optimiser, batches, recipe.precision)
+        batches = epoch_batches(train_set, recipe, augment, seed=seed, epoch=epoch)
+        one_epoch(network, optimiser, batches, recipe)
         finish(epoch, lr)
         if time.monotonic() - saved >= save_every:
             state = State(epoch, network.state_dict(), optimiser.state_dict(), history)
@@ -113,11 +113,12 @@ def _until(epochs: range, stop: Callable[[], bool]) -> Iterator[int]:
         yield epoch
 
 
-def _layout(recipe: Recipe) -> torch.memory_format:
+def layout(recipe: Recipe) -> torch.memory_format:
+    """Return the memory format that a recipe trains in."""
     return torch.channels_last if recipe.channels_last else torch.contiguous_format
 
 
-def _batches(
+def epoch_batches(
     examples: Examples,
     recipe: Recipe,
     augment: Callable[[torch.Tensor], torch.Tensor] | None,
@@ -137,19 +138,21 @@ def _batches(
         inputs = examples.inputs[chosen]
         if augment is not None:
             inputs = torch.stack([augment(image) for image in inputs])
-        yield inputs.contiguous(memory_format=_layout(recipe)), examples.labels[chosen]
+        yield inputs.contiguous(memory_format=layout(recipe)), examples.labels[chosen]
 
 
-def _one_epoch(
+def one_epoch(
     network: nn.Module,
     optimiser: torch.optim.Optimizer,
     batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
-    precision: str,
+    recipe: Recipe,
 ) -> None:
+    """Take an optimiser's step for each batch, in the recipe's precision."""
+    half = recipe.precision == "bfloat16"
     network.train()
     for inputs, labels in batches:
         optimiser.zero_grad()
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=half):
             logits = network(inputs)
         F.cross_entropy(logits.float(), labels).backward()
         optimiser.step()
