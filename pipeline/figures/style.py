@@ -14,6 +14,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pipeline.atomic import replacing
+
 PAGE_WIDTH, COLUMN_WIDTH = 6.9, 3.5  # of a paper in two columns
 ROW_HEIGHT = 1.65
 PALETTE = sns.color_palette("colorblind")
@@ -117,5 +119,9 @@ def save(figure: Figure, files: Sequence[Path], *, dpi: int, about: str = "") ->
         metadata = {"Description": about} if about else {}
         if file.suffix == ".svg":  # which alone records a date by default
             metadata["Date"] = None
-        figure.savefig(file, dpi=dpi, metadata=metadata)
+        with replacing(file) as staged:
+            # The suffix tells the format, so it must end the staged name too.
+            drawn = staged.with_name(staged.name + file.suffix)
+            figure.savefig(drawn, dpi=dpi, metadata=metadata)
+            drawn.rename(staged)
     plt.close(figure)

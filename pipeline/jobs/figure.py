@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from pipeline.atomic import replacing, sha256
+from pipeline.atomic import sha256
 from pipeline.cubes.store import manifest_path, read_cube
 from pipeline.figures import (
     attribution,
@@ -81,9 +81,4 @@ def draw_figure(name: str, files: list[Path], job: FigureJob) -> None:
     )
     with style.theme():
         figure = FIGURES[name](cubes, job.figures)
-        for file in files:
-            with replacing(file) as staged:
-                # The suffix tells the format, so it must end the staged name too.
-                drawn = staged.with_name(staged.name + file.suffix)
-                style.save(figure, [drawn], dpi=job.figures.dpi, about=json.dumps(about))
-                drawn.rename(staged)
+        style.save(figure, files, dpi=job.figures.dpi, about=json.dumps(about))
