@@ -21,7 +21,7 @@ LINES = [
     {"errors", "streams", "public", "progress", "atomic", "catalogue", "runs", "fingerprint"},
     {"settings", "stages", "recipes", "config", "refusals", "configfile"}
     | {"device", "provenance", "scratch"},
-    {"data_files", "tasks", "assign", "workload"},
+    {"data_files", "reference", "tasks", "assign", "workload"},
     {"data"},
     {"models"},
     {"training"},
@@ -29,7 +29,7 @@ LINES = [
     {"spectra"},
     {"anatomy"},
     {"cubes"},
-    {"figures"},
+    {"comparison", "figures"},
     {"api"},
     {"jobs", "status", "why"},
     {"cli", "__main__"},

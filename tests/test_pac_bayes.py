@@ -18,18 +18,15 @@ from pipeline.anatomy.pac_bayes import (
     invert_binary_kl,
     sampled_limit,
 )
+from pipeline.reference.paper_d import PUBLISHED
 
 SCALES = PriorScales(ceiling=0.1, steps=100)
 
 # D's tables: bound, KL, stochastic error, (1/2) log lambda; |S| = 60000, delta = .025.
-PRINTED = {
-    "MNIST-2 T-600 Base": (0.154, 4612.6, 0.03373, -1.3313),
-    "MNIST-2 T-600 Appr": (0.1432, 3980.6, 0.03417, -1.6063),
-    "MNIST-2 T-600 Iter": (0.1198, 3766.1, 0.02347, -1.2913),
-    "MNIST T-200^2 Base": (0.4165, 21896, 0.04706, -1.1513),
-    "MNIST T-200^2 Appr": (0.2621, 11068, 0.0366, -1.4213),
-    "MNIST T-200^2 Iter": (0.2145, 9821, 0.02229, -1.1513),
-}
+PRINTED: dict[str, list[float]] = {}
+for one in PUBLISHED:
+    if one.cube == "bounds":
+        PRINTED.setdefault(one.row, []).append(one.number)
 
 
 @pytest.mark.parametrize("row", PRINTED)
