@@ -13,6 +13,7 @@ sys.path[:0] = [ROOT, "."]
 
 from pipeline.assign import (
     bounds_job,
+    comparison_job,
     cube_job,
     figure_job,
     overlap_job,
@@ -26,12 +27,14 @@ from pipeline.catalogue import CUBES, FIGURES, METHODS
 from pipeline.configfile import load_config
 from pipeline.errors import AnatomyError, ConfigError
 from pipeline.provenance import git_commit, versions
+from pipeline.reference.values import compared_cubes
 from pipeline.runs import (
     NAME,
     PATTERN,
     SWEEP_FILE,
     Run,
     checkpoint_path,
+    comparison_paths,
     overlap_path,
     run_folder,
     theory_path,
@@ -86,6 +89,7 @@ include: "rules/theory.smk"
 include: "rules/bounds.smk"
 include: "rules/cubes.smk"
 include: "rules/figures.smk"
+include: "rules/comparison.smk"
 
 
 onstart:
@@ -104,3 +108,4 @@ rule all:
             suffix=["svg", "png"],
         ),
         cubes=expand(f"{RESULTS}/cubes/{{cube}}.manifest.json", cube=CONFIG.gathered()),
+        comparison=COMPARISON.values() if compared_cubes(CONFIG) else [],

@@ -4,10 +4,12 @@ from pipeline.catalogue import FIGURES, LOADERS
 from pipeline.config import Config
 from pipeline.data_files import data_digest
 from pipeline.fingerprint import fingerprint
+from pipeline.reference.values import compared_cubes
 from pipeline.settings import Split
 from pipeline.tasks import (
     STAGES,
     BoundsJob,
+    ComparisonJob,
     CubeJob,
     FigureJob,
     OverlapJob,
@@ -133,6 +135,31 @@ def figure_job(config: Config, figure: str) -> FigureJob:
         cubes={cube: f"{config.results}/cubes/{cube}.zarr" for cube in FIGURES[figure]},
         figures=config.figures.model_copy(update={"names": (figure,)}),
         code=fingerprint(*entry_modules(config, "figure", figure)),
+    )
+
+
+def comparison_job(config: Config) -> ComparisonJob:
+    """Return what the comparison with the papers' values depends on, besides its cubes."""
+    cubes = compared_cubes(config)
+    blocks = {cube: config.blocks(cube) for cube in cubes}
+    used = [block for some in blocks.values() for block in some]
+
+    def named(key: str) -> list[str]:
+        return sorted({name for block in used for name in getattr(block, key)})
+
+    return ComparisonJob(
+        results=config.results,
+        grids={
+            cube: tuple(block.model_copy(update={"cubes": None}) for block in some)
+            for cube, some in blocks.items()
+        },
+        datasets={name: config.datasets[name].resolved() for name in named("datasets")},
+        models={name: config.models[name] for name in named("models")},
+        recipes={name: config.recipes[name] for name in named("recipes")},
+        bounds=config.bounds if "bounds" in cubes else None,
+        spectrum=config.spectrum if "spectrum" in cubes else None,
+        figures=config.figures.model_copy(update={"names": ("comparison",)}),
+        code=fingerprint(*entry_modules(config, "comparison")),
     )
 
 

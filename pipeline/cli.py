@@ -17,6 +17,7 @@ from pipeline.errors import AnatomyError
 from pipeline.progress import hold_log, say
 from pipeline.tasks import (
     BoundsJob,
+    ComparisonJob,
     CubeJob,
     FigureJob,
     HierarchyJob,
@@ -178,6 +179,14 @@ def figure(
     from pipeline.jobs.figure import draw_figure
 
     draw_figure(name, out, FigureJob.model_validate_json(job))
+
+
+@app.command()
+def comparison(job: JobText) -> None:
+    """Set the papers' values beside the cubes': tables and a figure."""
+    from pipeline.jobs.comparison import write_comparison
+
+    write_comparison(ComparisonJob.model_validate_json(job))
 
 
 def spread(processes: int) -> None:

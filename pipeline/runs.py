@@ -72,6 +72,14 @@ def theory_path(results: str | Path) -> Path:
     return Path(results) / "theory" / "theory.zarr.zip"
 
 
+def comparison_paths(results: str | Path) -> dict[str, Path]:
+    """Return the files of the comparison with the papers' values: tables and figure."""
+    root = Path(results)
+    return {suffix: root / f"comparison.{suffix}" for suffix in ("csv", "md")} | {
+        suffix: root / "figures" / f"comparison.{suffix}" for suffix in ("svg", "png")
+    }
+
+
 @dataclass(frozen=True)
 class Part:
     """One checkpoint of a run on one split, as a cube's part tells of it."""

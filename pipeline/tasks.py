@@ -20,7 +20,7 @@ from pipeline.runs import (
     run_folder,
     theory_path,
 )
-from pipeline.settings import Epoch, Method, Settings, Split
+from pipeline.settings import Cube, Epoch, Method, Settings, Split
 from pipeline.stages import Bounds, Compute, Figures, Hierarchy, Layers, Overlap, Spectrum, Theory
 
 
@@ -143,6 +143,24 @@ class FigureJob(Settings):
     """What one figure is told."""
 
     cubes: dict[str, str]
+    figures: Figures
+    code: str
+
+
+class ComparisonJob(Settings):
+    """What the comparison with the papers' values is told: what the runs of its cubes are.
+
+    ``grids`` has the blocks of each cube.  ``bounds`` and ``spectrum`` are what those cubes were
+    measured with.
+    """
+
+    results: str
+    grids: dict[Cube, tuple[Grid, ...]]
+    datasets: dict[str, Dataset]
+    models: dict[str, Model]
+    recipes: dict[str, Recipe]
+    bounds: Bounds | None = None
+    spectrum: Spectrum | None = None
     figures: Figures
     code: str
 

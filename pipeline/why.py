@@ -19,6 +19,7 @@ from pipeline.tasks import STAGES
 from pipeline.workload import Work, told, workload
 
 SHOWN_FILES = 6
+DRAWN = ("figure", "comparison")  # jobs whose drawing carries their record
 
 
 def explanation(artifact: str | Path, config: Config) -> str:
@@ -80,8 +81,9 @@ def _record(artifact: Path, work: Work) -> dict[str, Any]:
         return (record if work.rule == "train" else record["selection"])["provenance"]
     if work.rule == "cube":
         return read_attributes(read_cube(work.outputs[0]))
-    if work.rule == "figure":
-        with Image.open(artifact.with_suffix(".png")) as image:
+    if work.rule in DRAWN:
+        drawing = next(file for file in work.outputs if file.suffix == ".png")
+        with Image.open(drawing) as image:
             return json.loads(image.text["Description"])
     with opened_part(artifact) as part:
         return read_attributes(part)
@@ -113,7 +115,7 @@ def _checksums(artifact: Path, record: dict[str, Any], work: Work) -> dict[Path,
         manifest = work.outputs[1]
         parts = json.loads(manifest.read_text(encoding="utf-8"))["parts"]
         return {manifest.parent.parent / name: checksum for name, checksum in parts.items()}
-    if work.rule == "figure":
+    if work.rule in DRAWN:
         return {Path(name): checksum for name, checksum in record["inputs"].items()}
     if work.rule in STAGES:
         part = Part.from_path(artifact)

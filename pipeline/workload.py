@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.assign import (
     bounds_job,
+    comparison_job,
     cube_job,
     figure_job,
     overlap_job,
@@ -17,12 +18,14 @@ from pipeline.assign import (
 )
 from pipeline.catalogue import FIGURES
 from pipeline.config import Config
+from pipeline.reference.values import compared_cubes
 from pipeline.runs import (
     SWEEP_FILE,
     TRAINING_FILES,
     Run,
     bounds_path,
     checkpoint_path,
+    comparison_paths,
     log_path,
     overlap_path,
     part_path,
@@ -72,6 +75,8 @@ def workload(config: Config) -> Iterator[Work]:
         yield _cube(config, cube)
     for figure in config.figure_names():
         yield _figure(config, figure)
+    if compared := compared_cubes(config):
+        yield _comparison(config, compared)
 
 
 def dissected_runs(config: Config, stage: str) -> list[Run]:
@@ -94,8 +99,8 @@ def told(config: Config, work: Work) -> Settings:
     if work.rule == "overlap":
         dataset, model, norm = work.name.split("/")
         return overlap_job(config, dataset=dataset, model=model, norm=norm)
-    if work.rule == "theory":
-        return theory_job(config)
+    if work.rule in ("theory", "comparison"):
+        return {"theory": theory_job, "comparison": comparison_job}[work.rule](config)
     return {"cube": cube_job, "figure": figure_job}[work.rule](config, work.name)
 
 
@@ -176,3 +181,10 @@ def _figure(config: Config, figure: str) -> Work:
     inputs = tuple(cubes / f"{cube}.manifest.json" for cube in FIGURES[figure])
     outputs = tuple(folder / f"{figure}.{suffix}" for suffix in FIGURE_SUFFIXES)
     return Work("figure", figure, inputs, outputs, log_path(config.results, "figures", figure))
+
+
+def _comparison(config: Config, cubes: tuple[str, ...]) -> Work:
+    folder = Path(config.results) / "cubes"
+    inputs = tuple(folder / f"{cube}.manifest.json" for cube in cubes)
+    outputs = tuple(comparison_paths(config.results).values())
+    return Work("comparison", "", inputs, outputs, log_path(config.results, "comparison"))

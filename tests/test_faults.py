@@ -80,7 +80,7 @@ def steps_of(folder):
     return {read_attributes(part)["settings"]["spectrum"]["steps"] for part in parts}
 
 
-# One seed, every cube and two figures: 14 jobs.
+# One seed, every cube, two figures and the comparison: 15 jobs.
 WHOLE = TINY | {
     "grid": [BLOCK | {"recipes": ["sgd"]}],
     "figures": {"dpi": 60, "names": ["training", "theory"]},

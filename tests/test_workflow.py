@@ -33,6 +33,7 @@ def test_two_commands_give_cubes_and_figures(finished):
     for name in FIGURES:
         for suffix in ("svg", "png"):
             assert (finished / f"results/figures/{name}.{suffix}").stat().st_size > 5000
+    assert "not in this experiment" in (finished / "results/comparison.csv").read_text()
 
 
 def test_a_block_of_the_grid_is_in_the_cubes_that_it_names(finished):
@@ -143,13 +144,14 @@ RERUNS = {
             "overlap": 1,
             "cube": 5,
             "figure": 24,
+            "comparison": 1,
         },
     ),
-    "a figure option": (["figures", "kappa"], 2.0, {"figure": 27}),
+    "a figure option": (["figures", "kappa"], 2.0, {"figure": 27, "comparison": 1}),
     "a spectrum setting": (
         ["spectrum", "steps"],
         13,
-        {"spectrum": 2, "spectrum_1": 1, "cube": 1, "figure": 10},
+        {"spectrum": 2, "spectrum_1": 1, "cube": 1, "figure": 10, "comparison": 1},
     ),
     "a hierarchy setting": (
         ["hierarchy", "knockouts"],
@@ -159,12 +161,12 @@ RERUNS = {
     "a layers setting": (
         ["layers", "full"],
         6,
-        {"layers": 3, "overlap": 2, "cube": 2, "figure": 9},
+        {"layers": 3, "overlap": 2, "cube": 2, "figure": 9, "comparison": 1},
     ),
     "pairs across recipes": (
         ["overlap"],
         {"across": ["recipe"]},
-        {"overlap": 2, "cube": 1, "figure": 2},
+        {"overlap": 2, "cube": 1, "figure": 2, "comparison": 1},
     ),
     "a theory setting": (
         ["theory", "seeds"],
@@ -174,19 +176,19 @@ RERUNS = {
     "a bounds setting": (
         ["bounds", "samples"],
         60,
-        {"bounds": 2, "cube": 1, "figure": 2},
+        {"bounds": 2, "cube": 1, "figure": 2, "comparison": 1},
     ),
     "a method more": (
         ["bounds", "methods"],
         ["base", "iter", "iter-m"],
-        {"bounds": 1, "cube": 1, "figure": 2},
+        {"bounds": 1, "cube": 1, "figure": 2, "comparison": 1},
     ),
     "a seed more to bound": (
         ["grid", 2, "seeds"],
         [0, 1],
-        {"train": 1, "bounds": 2, "cube": 1, "figure": 2},
+        {"train": 1, "bounds": 2, "cube": 1, "figure": 2, "comparison": 1},
     ),
-    "fewer cubes": (["cubes"], ["training", "layers"], {}),
+    "fewer cubes": (["cubes"], ["training", "layers"], {"comparison": 1}),
     "one recipe": (
         ["recipes", "wild", "lr"],
         1e9,
@@ -198,6 +200,7 @@ RERUNS = {
             "overlap": 1,
             "cube": 5,
             "figure": 24,
+            "comparison": 1,
         },
     ),
     "a rate more": (
@@ -212,6 +215,7 @@ RERUNS = {
             "overlap": 1,
             "cube": 5,
             "figure": 24,
+            "comparison": 1,
         },
     ),
     "resources": (["resources"], {"train": {"mem_mb": 3000}}, {}),
@@ -236,7 +240,7 @@ CODE = {
     "an analysis": (
         "anatomy/rowspace.py",
         ("    return", "    assert True\n    return"),
-        {"layers": 3, "overlap": 2, "theory": 1, "cube": 3, "figure": 10},
+        {"layers": 3, "overlap": 2, "theory": 1, "cube": 3, "figure": 10, "comparison": 1},
     ),
 }
 
@@ -262,7 +266,7 @@ def test_a_changed_image_retrains_and_a_touched_one_does_not(finished):
     Image.new("RGB", (6, 6), "red").save(file)
     try:
         jobs = {"train": 2, "select": 1, "spectrum": 1, "hierarchy": 1, "layers": 1, "overlap": 1}
-        assert planned(finished, TINY) == jobs | {"cube": 5, "figure": 24}
+        assert planned(finished, TINY) == jobs | {"cube": 5, "figure": 24, "comparison": 1}
     finally:
         file.write_bytes(before)
     assert planned(finished, TINY) == {}
@@ -278,9 +282,10 @@ def test_a_refused_configuration_starts_no_job(tmp_path):
 def test_the_report_holds_every_figure_with_what_it_shows(finished):
     snakemake(finished, TINY, "--report", "report.html")
     text = (finished / "report.html").read_text()
-    for name in FIGURES:
+    for name in (*FIGURES, "comparison"):
         assert f'"results/figures/{name}.svg": {{' in text
-    assert text.count('"caption": "<p>') == len(FIGURES)
+    assert '"results/comparison.csv": {' in text
+    assert text.count('"caption": "<p>') == len(FIGURES) + 2
     assert '"caption": "<p></p>' not in text
     # Of a sweep one network goes on.
     runs = (finished / "results/runs").rglob("run.json")
