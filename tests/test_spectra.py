@@ -8,7 +8,7 @@ from scipy.sparse.linalg import eigsh
 
 from pipeline.curvature.base import Deflated, Dense
 from pipeline.spectra import density, lanczos_quadrature, top_eigenpairs, trace_estimate
-from pipeline.spectra.lanczos import gaussian, lanczos
+from pipeline.spectra.lanczos import gaussian, lanczos, orthogonality
 from pipeline.spectra.outliers import count_outliers
 from pipeline.spectra.powerlaw import fit_power_law
 from pipeline.spectra.semicircle import Semicircle, fit_semicircle
@@ -54,6 +54,16 @@ def test_lanczos_relation_and_orthogonality(name):
             # The Krylov space is exhausted: as many steps as distinct eigenvalues.
             assert m == len(np.unique(SPECTRA[name].round(12)))
             assert left.abs().max() < 1e-12 * scale
+
+
+def test_a_lost_orthogonality_is_seen():
+    Q = torch.zeros(4, 2**16 + 9)
+    Q[0, 0] = Q[1, -1] = Q[2, 5] = 1
+    assert orthogonality(Q) == 0  # the row of zeros stands for an exhausted space
+    Q[2, -1] = 1e-3  # beyond the first block of columns
+    assert orthogonality(Q) == pytest.approx(1e-3)
+    A = with_spectrum(SPECTRA["outliers"], dtype=torch.float32)
+    assert 0 < lanczos_quadrature(A, steps=30, seeds=[0, 1]).orthogonality < 1e-5
 
 
 def test_no_eigenvalue_is_reported_twice():

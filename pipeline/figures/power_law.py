@@ -95,17 +95,22 @@ class Tail:
 
 
 def tail(matrix: xr.Dataset, settings: Figures) -> Tail:
-    """Return the upper tail of |eigenvalue| with a power law and a semicircle.
-
-    Nodes of all seeds and probes are pooled.  The tail reaches down to the mean distance of a
-    quadrature's nodes, below which it resolves nothing.
-    """
+    """Return the upper tail of |eigenvalue|; nodes of all seeds and probes are pooled."""
     values, weights, seeds = spectrum(matrix)
     weights = weights / np.array([np.sum(seeds == seed) for seed in seeds])[:, None]
     weights /= len(np.unique(seeds))
+    return tail_of(values, weights, nodes=matrix.sizes["node"], points=settings.points)
+
+
+def tail_of(values: np.ndarray, weights: np.ndarray, *, nodes: int, points: int) -> Tail:
+    """Return the upper tail of |eigenvalue| with a power law and a semicircle.
+
+    ``values`` and ``weights`` are (rows, points) that sum to 1 in all.  The tail reaches down to
+    the mean distance of the ``nodes`` of a quadrature, below which it resolves nothing.
+    """
     largest = np.nanmax(np.abs(values))
-    low = 2 * largest / matrix.sizes["node"]
-    grid = np.linspace(np.log10(low + LOG_OFFSET), np.log10(largest + LOG_OFFSET), settings.points)
+    low = 2 * largest / nodes
+    grid = np.linspace(np.log10(low + LOG_OFFSET), np.log10(largest + LOG_OFFSET), points)
     heights = per_unit(log_density(values, weights, grid, width=LOG_WIDTH).sum(0), grid)
     x = 10**grid - LOG_OFFSET
     circle = fit_semicircle(values.ravel(), weights.ravel())

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from scipy.linalg import eigh_tridiagonal
 
+COLUMNS = 2**16  # of a basis that are held in float64 at once
+
 
 class Operator(Protocol):
     """All that this package knows of a matrix."""
@@ -44,13 +46,15 @@ class Quadrature:
     ``nodes`` and ``weights`` are (probes, steps) float64; the weights of a probe sum to 1, and
     sum(weights * nodes**j) estimates trace(A^j) / dimension.  Where a Krylov space was exhausted
     early the rest is NaN with weight 0.  Every step was orthogonalised against the ``kept`` ones
-    before it: against all, where that is the number of steps.
+    before it: against all, where that is the number of steps.  ``orthogonality`` is the largest
+    |entry| of Q Q^T - I of any probe's basis, as far as it is kept; NaN without one.
     """
 
     nodes: np.ndarray
     weights: np.ndarray
     dimension: int
     kept: int
+    orthogonality: float = float("nan")
 
     def moment(self, degree: int) -> tuple[float, float]:
         """Return the estimate of trace(A^degree), and its standard error.
@@ -140,19 +144,32 @@ def lanczos_quadrature(
     weights = np.zeros((len(seeds), steps))
     if not dimension:
         return Quadrature(nodes, weights, 0, kept=steps)
+    misses = []
     for first in range(0, len(seeds), together):
         group = seeds[first : first + together]
         start = torch.stack([gaussian(operator, seed) for seed in group], 1)
         if hasattr(operator, "project"):
             start = operator.project(start)
         found = lanczos(operator, start, steps_made, keep=room)
+        misses += [orthogonality(Q) for Q in found.basis]
         for i, m in enumerate(found.length):
             if not np.isfinite(found.alpha[i, :m]).all():
                 raise FloatingPointError("products are not finite")
             values, vectors = eigh_tridiagonal(found.alpha[i, :m], found.beta[i, : m - 1])
             nodes[first + i, :m] = values
             weights[first + i, :m] = vectors[0] ** 2
-    return Quadrature(nodes, weights, dimension, kept=min(room, steps))
+    return Quadrature(nodes, weights, dimension, min(room, steps), max(misses))
+
+
+def orthogonality(rows: torch.Tensor) -> float:
+    """Return the largest |entry| of Q Q^T - I for rows Q (j, p), summed in float64.
+
+    A row of zeros, which stands for an exhausted Krylov space, is no miss.
+    """
+    gram = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
+    for some in rows.split(COLUMNS, dim=1):
+        gram += some.double() @ some.double().T
+    return float((gram - gram.diagonal().round().diag()).abs().max())
 
 
 def gaussian(operator: Operator, seed: int) -> torch.Tensor:
