@@ -1,0 +1,60 @@
+"""The script for GPU machines: whole at tiny size, without Snakemake and Zarr."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# Several calls of the script in one process, for importing torch takes seconds.
+ALONE = """
+import json, runpy, sys
+for name in ("snakemake", "zarr"):
+    sys.modules[name] = None  # an import of it raises
+sys.path.insert(0, "benchmarks")
+for words in json.loads(sys.argv[1]):
+    sys.argv[1:] = words
+    runpy.run_path("benchmarks/full_size.py", run_name="__main__")
+"""
+TINY = (
+    *("--dataset", "digits", "--n-per-class", "3", "--test-per-class", "2", "--splits", "test"),
+    *("--width", "2", "--hidden", "4", "--epochs", "1", "--steps", "5", "--top", "4"),
+    *("--device", "cpu"),
+)
+
+
+def test_the_script_runs_alone_and_goes_on_from_what_is_there(tmp_path):
+    tiny = (*TINY, "--out", str(tmp_path))
+    calls = json.dumps([(*tiny, "--matrices", "H"), tiny, (*tiny, "--lr", "0.5")])
+    command = [sys.executable, "-c", ALONE, calls]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.stderr.splitlines()[-1].startswith("error: --lr is 0.5"), ended.stderr
+    first, second = (x for x in ended.stdout.splitlines() if x.startswith("| test | H |"))
+    assert first == second  # its time too: nothing is made twice
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert list(found["spectra"]) == ["test/H", "test/Hess", "test/G"]
+    for record in found["spectra"].values():
+        assert record["basis_kept"] == record["steps"] == 5
+        assert sum(record["weights"][0]) == pytest.approx(1)
+        assert 0 < record["orthogonality"] < 1e-5
+        assert record["dimension"] == found["training"]["parameters"]
+    assert found["laws"]["test"]["identity_error"] < 1e-4
+    assert (tmp_path / "spectra.png").stat().st_size > 10_000
+
+
+def test_the_report_finds_a_known_law(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import full_size_report
+
+    # Eigenvalues with density t**-2 from a hundredth of the largest on.
+    values = 1 / np.linspace(1, 100, 4000)
+    known = {"dimension": 4000, "steps": 30, "eigenvalues": [], "sketch": [1.0, 0.0]}
+    record = known | {"nodes": [values.tolist()], "weights": [[1 / 4000] * 4000]}
+    whole = record | {"sketch": [2.0, 0.1]}
+    found = {"spectra": {"test/Hess": whole, "test/G": record, "test/H": record}}
+    law = full_size_report.laws(found)["test"]
+    assert law["exponent"] == pytest.approx(-2, abs=0.45)
+    assert law["identity_error"] == pytest.approx(0.1 / np.hypot(2, 0.1))
