@@ -10,11 +10,10 @@ import torch
 from torch import nn
 
 from pipeline.atomic import sha256
-from pipeline.config import image_size
-from pipeline.data.examples import Examples, load_examples
+from pipeline.data.examples import Examples, run_examples
 from pipeline.errors import ArtifactError
 from pipeline.models.registry import build
-from pipeline.runs import Run, checkpoint_path
+from pipeline.runs import Run, checkpoint_path, results_of
 from pipeline.streams import stream
 from pipeline.tasks import TrainJob
 from pipeline.training.checkpoint import load_network
@@ -25,8 +24,9 @@ class OpenRun:
     """A trained run: its network in eval mode, and the examples of both splits.
 
     ``spec`` is the run; ``epoch`` the checkpoint; ``train`` and ``test`` have ``.inputs``
-    (N, channels, height, width) and ``.labels`` (N,).  ``diverged_epoch`` is None for a run that
-    stayed finite.
+    (N, channels, height, width) and ``.labels`` (N,); inputs that do not fit in memory are
+    ``Streamed``, whose rows are read when they are asked for.  ``diverged_epoch`` is None for a run
+    that stayed finite.
     """
 
     folder: Path
@@ -84,15 +84,8 @@ class OpenRun:
         return network.to(self.device, self.dtype).eval()
 
     def _examples(self, split: str) -> Examples:
-        examples = load_examples(
-            self.job.dataset,
-            split,
-            data_root=self.job.data_root,
-            download=self.job.download,
-            n_per_class=self.spec.n_per_class,
-            seed=self.spec.seed,
-            image_size=image_size(self.job.model),
-        )
+        results = results_of(self.folder)
+        examples = run_examples(self.spec, self.job, split, results=results, device=self.device)
         return examples.to(self.device, self.dtype)
 
 

@@ -43,7 +43,9 @@ class Dataset(Settings):
     path: str | None = Field(None, description="the image folder, with train/ and test/ inside")
     fit: Fit | None = Field(None, description="how images reach the size that a network needs")
     image_size: PositiveInt | None = Field(
-        None, description="resize and centre-crop the images of a folder to this many pixels"
+        None,
+        description="resize and centre-crop the images of a folder, or of imagenet (null: 224), to "
+        "this many pixels",
     )
     mean: tuple[float, ...] | None = Field(None, description="per channel, pixels in [0, 1]")
     std: tuple[PositiveFloat, ...] | None = None

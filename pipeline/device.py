@@ -3,7 +3,10 @@
 import ctypes
 import os
 import platform
+import sys
+from pathlib import Path
 
+import psutil
 import torch
 from threadpoolctl import threadpool_limits
 from torch import distributed
@@ -12,6 +15,7 @@ from pipeline.errors import AnatomyError
 from pipeline.stages import Compute
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
+SHARE_FOR_DATA = 0.25  # of all memory: a split whose images take more is streamed
 
 
 def prepare(compute: Compute) -> torch.device:
@@ -55,6 +59,33 @@ def _keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, -1)
+
+
+def data_room(stream: bool | str, device: torch.device) -> int | None:
+    """Return the bytes that a split's images may take as numbers; None: as many as there are.
+
+    ``stream`` is ``compute.stream``: whether to stream them, or "auto".  They pass through main
+    memory to the device, so that the smaller of the two counts.
+    """
+    if stream == "auto":
+        return int(SHARE_FOR_DATA * min(all_memory(device), all_memory(torch.device("cpu"))))
+    return 0 if stream else None
+
+
+def all_memory(device: torch.device) -> int:
+    """Return the bytes of a device's memory; of the CPU's, as many as this process may have."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    return min(psutil.virtual_memory().total, _limit_of_group())
+
+
+def _limit_of_group() -> int:
+    """Return the bytes that this process's control group (of a batch job, say) is limited to."""
+    try:
+        group = Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip().lstrip("/")
+        return int((Path("/sys/fs/cgroup") / group / "memory.max").read_text())
+    except (OSError, ValueError):  # no such system, or "max"
+        return sys.maxsize
 
 
 def device_name(device: torch.device) -> str:

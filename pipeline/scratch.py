@@ -35,7 +35,7 @@ def scratch_folder(beside: Path, job: BaseModel, *, first_rank: bool = True) -> 
     if not first_rank:
         yield own
         return
-    with _alone(own):
+    with alone(own.with_name(f"{own.name}.lock"), "this job"):
         for other in beside.glob(f".{type(job).__name__}-*"):
             if other.is_dir() and other != own:
                 remove(other)
@@ -44,9 +44,8 @@ def scratch_folder(beside: Path, job: BaseModel, *, first_rank: bool = True) -> 
 
 
 @contextmanager
-def _alone(scratch: Path) -> Iterator[None]:
-    """Hold the lock on a scratch folder, which ends with the process however it ends."""
-    file = scratch.with_name(f"{scratch.name}.lock")
+def alone(file: Path, work: str) -> Iterator[None]:
+    """Hold the lock ``file`` on some work; it ends with the process however that ends."""
     # A lock that outlives a killed process, the library's way out, would stop every rerun.
     lock = FileLock(file, fallback_to_soft=False)
     try:
@@ -54,7 +53,7 @@ def _alone(scratch: Path) -> Iterator[None]:
             file.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
     except Timeout:
-        say(f"another process works on this job ({file} is locked): waiting until it ends")
+        say(f"another process works on {work} ({file} is locked): waiting until it ends")
         lock.acquire()
     except OSError as error:
         if error.errno != ENOSYS:

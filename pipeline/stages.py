@@ -202,6 +202,11 @@ class Compute(Settings):
     vectors: PositiveInt = Field(
         8, description="vectors multiplied in one pass over a chunk; fewer likewise"
     )
+    stream: bool | Literal["auto"] = Field(
+        "auto",
+        description="read images as they are needed, chunk by chunk, instead of keeping them on "
+        "the device; auto: where those of a split would take over a quarter of all memory",
+    )
     compiled: bool = Field(
         False, description="products through torch.compile; on a CPU it needs a C++ compiler"
     )

@@ -35,7 +35,7 @@ def test_help_lists_the_commands():
 def test_check_tells_a_configuration():
     assert "15 runs, results in results" in pipeline("check").stdout
     done = pipeline("check", "--configfile", "config.yaml", "--configfile", "presets/mnist.yaml")
-    assert "2 runs, results in results-mnist" in done.stdout
+    assert "7 runs, results in results-mnist" in done.stdout
 
 
 @pytest.mark.parametrize("preset", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda p: p.stem)

@@ -146,3 +146,43 @@ def test_the_users_own_network():
         made(OwnModel(family="test_models:not_a_network"))
     with pytest.raises(AnatomyError, match="cannot be imported"):
         made(OwnModel(family="no_such_module:own"))
+
+
+def torchvisions(name, norm, in_shape=(3, 64, 64), **options):
+    family = "pipeline.models.torchvision_nets:network"
+    model = OwnModel(family=family, image_size=64, options={"name": name, **options})
+    return made(model, norm, in_shape, classes=7)
+
+
+def test_torchvisions_own_networks_with_and_without_batch_norm():
+    published, bare = torchvisions("resnet18", "batch"), torchvisions("resnet18", "none")
+    theirs = models.resnet18(num_classes=7)
+    assert [p.shape for p in published.parameters()] == [p.shape for p in theirs.parameters()]
+    norms = sum(p.numel() for n, p in published.named_parameters() if "bn" in n)
+    norms += sum(p.numel() for n, p in published.named_parameters() if "downsample.1" in n)
+    counts = [sum(p.numel() for p in network.parameters()) for network in (published, bare)]
+    assert counts[1] == counts[0] - norms == counts[0] - 9600
+    assert not [layer for layer in bare.modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert bare.eval()(torch.randn(2, 3, 64, 64)).shape == (2, 7)
+    same = torchvisions("resnet18", "batch")
+    assert torch.equal(published.conv1.weight, same.conv1.weight)
+    width = torchvisions("mobilenet_v2", "none", width_mult=0.25)
+    assert not [layer for layer in width.modules() if isinstance(layer, nn.BatchNorm2d)]
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "message"),
+    [
+        ("squeezenet1_1", "batch", r"squeezenet1_1 has no BatchNorm.* Let norms be \[none\]"),
+        ("shufflenet_v2_x0_5", "none", r"cannot be built without BatchNorm.*\[batch\]"),
+        ("resnet19", "none", "no classifier 'resnet19'. Name one .*resnet18"),
+    ],
+)
+def test_torchvisions_networks_have_the_norms_that_they_have(name, norm, message):
+    with pytest.raises(AnatomyError, match=message):
+        torchvisions(name, norm)
+
+
+def test_torchvisions_networks_take_three_channels():
+    with pytest.raises(AnatomyError, match="images of 1 channels"):
+        torchvisions("resnet18", "batch", (1, 64, 64))

@@ -16,6 +16,7 @@ from pipeline.curvature.levels import ratio
 from pipeline.curvature.loss import label_mask, likeliest, relative_logits, zero_sum
 from pipeline.curvature.parallel import sum_over_ranks
 from pipeline.curvature.problem import Data, Options, Problem
+from pipeline.data.streamed import part
 
 # A logit's rounding is an error of its probability: at this size 4e-6 of it in float32.  Beyond, a
 # forward in float64 costs as much as a gradient.
@@ -102,9 +103,11 @@ def _vectors(
         place_of = {k: i for i, (true_class, k) in enumerate(pairs) if true_class == c}
         spared = _spared(list(place_of), mass[c])
         cross = [k for k in place_of if k != spared]
+        if not place_of:
+            continue
         chosen = problem.labels == c
         for inputs, own in zip(
-            problem.inputs[chosen].split(problem.chunk),
+            part(problem.inputs, chosen).split(problem.chunk),
             pi[chosen].split(problem.chunk),
             strict=True,
         ):

@@ -86,9 +86,10 @@ def _rows(problem: Problem) -> Iterator[tuple[Chunk, torch.Tensor]]:
     fit = max(1, min(EXAMPLES, pass_budget(theta.device) // each))
     with torch.no_grad():
         for chunk in problem.chunks(fit):
-            logits = problem.network.logits(theta, chunk.inputs)
+            inputs = chunk.inputs
+            logits = problem.network.logits(theta, inputs)
             pi = chunk.relative(logits).softmax(-1)
             away = (classes[:, None] == classes).to(pi.dtype) - pi[:, None, :]  # e_k - pi_i
             away = zero_sum(away, likeliest(pi)[:, None, :])
             scale = (pi / problem.examples).sqrt()
-            yield chunk, vmap(one)(chunk.inputs, scale[:, :, None] * away)
+            yield chunk, vmap(one)(inputs, scale[:, :, None] * away)

@@ -31,14 +31,14 @@ class Jacobian:
 
 def kept_jacobian(problem: Problem, chunk: Chunk, pure: bool) -> Jacobian:
     """Return J linearised once; ``pure`` as in ``linearised``."""
-    theta = problem.network.theta
+    theta, inputs = problem.network.theta, chunk.inputs
 
     def logits_of(parameters: torch.Tensor) -> torch.Tensor:
-        return problem.network.logits(parameters, chunk.inputs)
+        return problem.network.logits(parameters, inputs)
 
     tangent = linearised(logits_of, theta, pure=pure, compiled=problem.compiled)
     _, pull = vjp(logits_of, theta)
-    saved = activation_bytes(problem.network.module, chunk.inputs)  # by autograd, for J^T
+    saved = activation_bytes(problem.network.module, inputs)  # by autograd, for J^T
     return Jacobian(
         push=partial(several, tangent.push),
         pull=partial(several, lambda u: pull(u)[0]),
@@ -51,16 +51,22 @@ def recomputed_jacobian(problem: Problem, chunk: Chunk) -> Jacobian:
     """Return J whose products each evaluate the network anew."""
     theta = problem.network.theta
 
-    def logits_of(parameters: torch.Tensor) -> torch.Tensor:
-        return problem.network.logits(parameters, chunk.inputs)
+    def logits() -> Map:
+        # The inputs, which may be streamed, are held no longer than a product takes.
+        return partial(_logits, problem, chunk.inputs)
 
-    def push(v: torch.Tensor) -> torch.Tensor:
-        return jvp(logits_of, (theta,), (v,))[1]
+    def push(rows: torch.Tensor) -> torch.Tensor:
+        of = logits()
+        return several(lambda v: jvp(of, (theta,), (v,))[1], rows)
 
     def pull(rows: torch.Tensor) -> torch.Tensor:
-        back = vjp(logits_of, theta)[1]
+        back = vjp(logits(), theta)[1]
         return several(lambda u: back(u)[0], rows)
 
     with torch.no_grad():
-        probabilities = chunk.relative(logits_of(theta)).softmax(-1)
-    return Jacobian(partial(several, push), pull, probabilities, held=0)
+        probabilities = chunk.relative(logits()(theta)).softmax(-1)
+    return Jacobian(push, pull, probabilities, held=0)
+
+
+def _logits(problem: Problem, inputs: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
+    return problem.network.logits(theta, inputs)

@@ -139,17 +139,17 @@ class LayerFactors:
 
 def layer_factors(problem: Problem, layer: str, chunk: Chunk) -> LayerFactors:
     """Return the factors of a chunk: a backward pass for each class, down to the layer alone."""
-    network = problem.network
+    network, inputs = problem.network, chunk.inputs
     module = network.module.get_submodule(layer)
     with torch.no_grad():
-        x, u = input_and_output(network.module, layer, chunk.inputs)
+        x, u = input_and_output(network.module, layer, inputs)
         if len(u) != len(chunk):
             raise NotLinearisedError("a layer whose first dimension is not that of the examples")
 
         def logits_of(shift: torch.Tensor) -> torch.Tensor:
             handle = module.register_forward_hook(lambda _m, _i, output: output + shift)
             try:
-                return network.module(chunk.inputs)
+                return network.module(inputs)
             finally:
                 handle.remove()
 

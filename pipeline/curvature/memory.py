@@ -1,11 +1,9 @@
 """What linearised chunks hold, and what they may hold."""
 
-import sys
-from pathlib import Path
-
-import psutil
 import torch
 from torch import nn
+
+from pipeline.device import all_memory
 
 # Of all memory, where the config names no budget.  Not of what is free: results depend on these, if
 # only to rounding, and should not vary by the hour.
@@ -19,34 +17,19 @@ def budget(memory_gb: float | None, device: torch.device) -> int:
     """Return the bytes that kept chunks may take: as told, or a share of all there is."""
     if memory_gb is not None:
         return int(memory_gb * GIB)
-    return int(SHARE_FOR_CHUNKS * _all_memory(device))
+    return int(SHARE_FOR_CHUNKS * all_memory(device))
 
 
 def basis_budget(basis_gb: float | None, device: torch.device) -> int:
     """Return the bytes that a Krylov basis may take: as told, or a share of all there is."""
     if basis_gb is not None:
         return int(basis_gb * GIB)
-    return int(SHARE_FOR_BASIS * _all_memory(device))
+    return int(SHARE_FOR_BASIS * all_memory(device))
 
 
 def pass_budget(device: torch.device) -> int:
     """Return the bytes that one pass of some vectors over a chunk may take."""
-    return int(SHARE_FOR_PASS * _all_memory(device))
-
-
-def _all_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[1]
-    return min(psutil.virtual_memory().total, _limit_of_group())
-
-
-def _limit_of_group() -> int:
-    """Return the bytes that this process's control group (of a batch job, say) is limited to."""
-    try:
-        group = Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip().lstrip("/")
-        return int((Path("/sys/fs/cgroup") / group / "memory.max").read_text())
-    except (OSError, ValueError):  # no such system, or "max"
-        return sys.maxsize
+    return int(SHARE_FOR_PASS * all_memory(device))
 
 
 def activation_bytes(network: nn.Module, inputs: torch.Tensor) -> int:

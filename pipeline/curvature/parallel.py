@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import distributed
 
+from pipeline.data.streamed import Inputs, part
+
 
 def ranks() -> tuple[int, int]:
     """Return this process's rank and how many there are: (0, 1) outside a data-parallel job."""
@@ -13,10 +15,10 @@ def ranks() -> tuple[int, int]:
     return 0, 1
 
 
-def own_share(examples: torch.Tensor) -> torch.Tensor:
+def own_share(examples: Inputs) -> Inputs:
     """Return this rank's share of the rows: every rank gets as many, to within one."""
     rank, world = ranks()
-    return examples[rank::world]
+    return part(examples, slice(rank, None, world))
 
 
 def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:

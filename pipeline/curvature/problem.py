@@ -13,13 +13,14 @@ from torch.func import functional_call
 from pipeline.curvature.loss import label_mask, relative_logits
 from pipeline.curvature.memory import activation_bytes, budget, pass_budget
 from pipeline.curvature.parallel import least_over_ranks, own_share
+from pipeline.data.streamed import Inputs, part
 from pipeline.errors import AnatomyError
 
 
 class HasExamples(Protocol):
     """Anything with ``inputs`` (N, ...) and ``labels`` (N,)."""
 
-    inputs: torch.Tensor
+    inputs: Inputs
     labels: torch.Tensor
 
 
@@ -34,7 +35,7 @@ VECTORS = 8
 # Examples of a float64 forward on a CPU: with 1000, LeNet5's takes 1.7 times as long.
 IN_CACHE = 128
 
-Data = HasExamples | tuple[torch.Tensor, torch.Tensor]
+Data = HasExamples | tuple[Inputs, torch.Tensor]
 
 
 class Options(TypedDict, total=False):
@@ -86,17 +87,22 @@ class FlatNetwork:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some of the examples: ``inputs`` (n, ...) and the mask of true classes (n, C).
+    """Some of the examples: ``source`` of their inputs and the mask of true classes (n, C).
 
     ``correction`` (n, C) is what z - z_y at theta lacks in the network's own precision.
     """
 
-    inputs: torch.Tensor
+    source: Inputs
     mask: torch.Tensor
     correction: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.mask)
+
+    @property
+    def inputs(self) -> torch.Tensor:
+        """The inputs (n, ...); where they are streamed, read anew each time."""
+        return self.source[:]
 
     def relative(self, logits: torch.Tensor) -> torch.Tensor:
         """Return z - z_y (n, C) of logits at theta, or near it, as float64 has them."""
@@ -156,13 +162,14 @@ class Problem:
         for start in range(0, len(self.labels), size):
             stop = start + size
             mask = label_mask(self.labels[start:stop], self.classes)
-            yield Chunk(self.inputs[start:stop], mask, self.correction[start:stop])
+            source = part(self.inputs, slice(start, stop))
+            yield Chunk(source, mask, self.correction[start:stop])
 
     def of_class(self, true_class: int) -> "Problem":
         """Return the same with the examples of one class alone; means are still over all N."""
         own = copy.copy(self)
         chosen = self.labels == true_class
-        own.inputs, own.labels = self.inputs[chosen], self.labels[chosen]
+        own.inputs, own.labels = part(self.inputs, chosen), self.labels[chosen]
         own.__dict__.pop("correction", None)
         return own
 

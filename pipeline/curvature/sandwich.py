@@ -51,11 +51,11 @@ def recomputed_gauss_newton(problem: Problem, chunk: Chunk) -> Product:
     """Return a chunk's product with G that evaluates the network anew."""
     theta = problem.network.theta
 
-    def product(v: torch.Tensor) -> torch.Tensor:
+    def product(inputs: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         def both(parameters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             # One forward serves J v and, pulled back, J^T.
             def logits_of(inner: torch.Tensor) -> torch.Tensor:
-                return problem.network.logits(inner, chunk.inputs)
+                return problem.network.logits(inner, inputs)
 
             logits, u = jvp(logits_of, (parameters,), (v,))
             return logits, u.detach()
@@ -65,4 +65,5 @@ def recomputed_gauss_newton(problem: Problem, chunk: Chunk) -> Product:
         Ku = loss_hessian_product(probabilities, likeliest(probabilities), u)
         return pull(Ku / problem.examples)[0]
 
-    return partial(several, product)
+    # The inputs, which may be streamed, are held no longer than a product takes.
+    return lambda rows: several(partial(product, chunk.inputs), rows)

@@ -17,7 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 from pipeline.curvature.chunked import ChunkSum, Kept, Product, chunk_products
 from pipeline.curvature.loss import loss_residual
 from pipeline.curvature.problem import Chunk, Data, Options, Problem
-from pipeline.curvature.tangent import linearised, several
+from pipeline.curvature.tangent import Map, linearised, several
 
 
 def hessian(model: nn.Module, data: Data, **options: Unpack[Options]) -> ChunkSum:
@@ -44,7 +44,7 @@ def tangent_of_gradient(problem: Problem, *, fixed_residual: bool) -> ChunkSum:
     theta = problem.network.theta
 
     def keep(chunk: Chunk, pure: bool) -> Kept:
-        gradient = _gradient_map(problem, chunk, fixed_residual)
+        gradient = _gradient_map(problem, chunk, fixed_residual)()
         tangent = linearised(gradient, theta, pure=pure, compiled=problem.compiled)
         return Kept(partial(several, tangent.push), tangent.held)
 
@@ -53,8 +53,13 @@ def tangent_of_gradient(problem: Problem, *, fixed_residual: bool) -> ChunkSum:
     def recompute(chunk: Chunk) -> Product:
         if not forward:
             return _twice_reversed(problem, chunk, fixed_residual)
-        gradient = _gradient_map(problem, chunk, fixed_residual)
-        return partial(several, lambda v: jvp(gradient, (theta,), (v,))[1])
+        made = _gradient_map(problem, chunk, fixed_residual)
+
+        def product(rows: torch.Tensor) -> torch.Tensor:
+            gradient = made()
+            return several(lambda v: jvp(gradient, (theta,), (v,))[1], rows)
+
+        return product
 
     products, kept = chunk_products(problem, keep=keep, recompute=recompute)
     return ChunkSum(problem, products, kept=kept, positive=False)
@@ -72,7 +77,7 @@ def _forward_is_better(problem: Problem, fixed_residual: bool) -> bool:
         return False
     try:
         with torch.no_grad():
-            jvp(_gradient_map(problem, example, fixed_residual), (theta,), (theta,))
+            jvp(_gradient_map(problem, example, fixed_residual)(), (theta,), (theta,))
     except NotImplementedError:
         return False
     return True
@@ -109,19 +114,20 @@ def _along(
     return torch.cat([piece.flatten() for piece in found])
 
 
-def _gradient_map(
-    problem: Problem, chunk: Chunk, fixed_residual: bool
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    def logits_of(theta: torch.Tensor) -> torch.Tensor:
-        return problem.network.logits(theta, chunk.inputs)
+def _gradient_map(problem: Problem, chunk: Chunk, fixed_residual: bool) -> Callable[[], Map]:
+    """Return what makes the map theta -> J(theta)^T r of a chunk, which holds its inputs.
 
-    fixed = _residual(problem, chunk, logits_of(problem.network.theta)) if fixed_residual else None
+    They may be streamed: a chunk that is recomputed holds them no longer than a product takes.
+    """
+    network, fixed = problem.network, None
+    if fixed_residual:
+        fixed = _residual(problem, chunk, network.logits(network.theta, chunk.inputs))
 
-    def gradient(theta: torch.Tensor) -> torch.Tensor:
-        logits, pull = vjp(logits_of, theta)
+    def gradient(inputs: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
+        logits, pull = vjp(lambda at: network.logits(at, inputs), theta)
         return pull(_residual(problem, chunk, logits) if fixed is None else fixed)[0]
 
-    return gradient
+    return lambda: partial(gradient, chunk.inputs)
 
 
 def _residual(problem: Problem, chunk: Chunk, logits: torch.Tensor) -> torch.Tensor:

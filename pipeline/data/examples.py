@@ -1,26 +1,38 @@
 """The very examples that a network is trained on or dissected with: subset, fitted, normalised."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
 from pipeline.catalogue import LOADERS
-from pipeline.config import Dataset
+from pipeline.config import Dataset, image_size
+from pipeline.data.decoded import decoded
 from pipeline.data.source import Source, function_at, in_memory
+from pipeline.data.streamed import Inputs, Streamed
+from pipeline.device import data_room
 from pipeline.errors import DataError
+from pipeline.progress import say
+from pipeline.runs import Run
 from pipeline.streams import stream
+from pipeline.tasks import TrainJob
 
 RANDOM_LABELS_SEED = 0  # one set of random labels for all runs, so that they share their task
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Examples on a device: ``inputs`` (N, channels, height, width), ``labels`` (N,) int64."""
+    """Examples on a device: ``inputs`` (N, channels, height, width), ``labels`` (N,) int64.
 
-    inputs: torch.Tensor
+    Inputs that do not fit in memory are ``Streamed``: their rows come to the device when asked for.
+    """
+
+    inputs: Inputs
     labels: torch.Tensor
     class_names: tuple[str, ...]
 
@@ -32,6 +44,26 @@ class Examples:
         return replace(self, inputs=self.inputs.to(device, dtype), labels=self.labels.to(device))
 
 
+def run_examples(
+    run: Run, job: TrainJob, split: str, *, results: str | Path, device: torch.device
+) -> Examples:
+    """Return the examples of a split as a run has them, still to be moved to ``device``.
+
+    Images that are streamed and take long to read are decoded once, below ``results``/data.
+    """
+    return load_examples(
+        job.dataset,
+        split,
+        data_root=job.data_root,
+        download=job.download,
+        n_per_class=run.n_per_class,
+        seed=run.seed,
+        image_size=image_size(job.model),
+        room=data_room(job.compute.stream, device),
+        decoded_as=Path(results) / "data" / f"{run.dataset}-{job.data}",
+    )
+
+
 def load_examples(
     dataset: Dataset,
     split: str,
@@ -41,11 +73,15 @@ def load_examples(
     n_per_class: int = 0,
     seed: int = 0,
     image_size: int | None = None,
+    room: int | None = None,
+    decoded_as: Path | None = None,
 ) -> Examples:
     """Return the examples of a split, ready for a network.
 
     ``n_per_class`` > 0 draws that many training examples of each class with the run's ``subset``
     stream; the test split is always whole.  ``image_size`` is the square a network needs.
+    Images that take more than ``room`` bytes are streamed; those of single files are decoded first,
+    to files whose names begin with ``decoded_as``, if given.
     Raises DataError where data are missing, corrupt or too few.
     """
     dataset = dataset.resolved()
@@ -58,10 +94,30 @@ def load_examples(
         # A permutation of the chosen examples' labels keeps the subset balanced.
         draw = np.random.default_rng(stream(RANDOM_LABELS_SEED, "labels", split))
         labels = draw.permutation(labels)
-    images = source.read(indices)
-    images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-    images = normalised(fitted(images, image_size, dataset.fit), dataset)
-    return Examples(images, torch.from_numpy(labels), distinct(source.class_names))
+    prepare = partial(prepared, size=image_size, dataset=dataset)
+    inputs = None if room is None else _streamed(source, indices, prepare, room)
+    if inputs is not None and source.key and decoded_as:
+        file = decoded_as.with_name(f"{decoded_as.name}-{split}-{source.key}.images")
+        label = f"{decoded_as.name} {split}"
+        inputs = replace(inputs, read=decoded(source, file, indices, label=label).read)
+    if inputs is None:
+        inputs = prepare(source.read(indices))
+    return Examples(inputs, torch.from_numpy(labels), distinct(source.class_names))
+
+
+def _streamed(
+    source: Source,
+    indices: np.ndarray,
+    prepare: Callable[[torch.Tensor], torch.Tensor],
+    room: int,
+) -> Streamed | None:
+    """Return the images streamed, None where all of them take no more than ``room`` bytes."""
+    one = prepare(source.read(indices[:1]))
+    size = len(indices) * one.nbytes
+    if size <= room:
+        return None
+    say(f"{len(indices)} images are streamed: {size / 2**30:.3g} GiB as numbers")
+    return Streamed(source.read, indices, prepare, one.shape[1:])
 
 
 def open_source(dataset: Dataset, split: str, *, data_root: str, download: bool) -> Source:
@@ -81,7 +137,9 @@ def _whole_source(dataset: Dataset, split: str, *, data_root: str, download: boo
     images, labels = load(split=split, data_root=data_root, **dataset.options)
     labels = np.asarray(labels)
     names = tuple(str(c) for c in range(int(labels.max()) + 1))
-    return in_memory(torch.as_tensor(images), labels, names)
+    # An array may be mapped from a file: only what is read of it comes to memory.
+    images = images if isinstance(images, np.ndarray) else torch.as_tensor(images)
+    return in_memory(images, labels, names)
 
 
 def grouped(source: Source, groups: Sequence[Sequence[int]]) -> Source:
@@ -101,7 +159,8 @@ def grouped(source: Source, groups: Sequence[Sequence[int]]) -> Source:
     labels = number[source.labels]
     kept = np.flatnonzero(labels >= 0)
     names = tuple("+".join(source.class_names[label] for label in members) for members in groups)
-    return Source(labels[kept], lambda indices: source.read(kept[indices]), names)
+    key = source.key and hashlib.sha256(f"{source.key} {groups}".encode()).hexdigest()[:16]
+    return Source(labels[kept], lambda indices: source.read(kept[indices]), names, key)
 
 
 def distinct(names: Sequence[str]) -> tuple[str, ...]:
@@ -129,6 +188,20 @@ def balanced_subset(labels: np.ndarray, n_per_class: int, seed: int) -> np.ndarr
     return np.sort(np.concatenate(chosen))
 
 
+def prepared(images: torch.Tensor, *, size: int | None, dataset: Dataset) -> torch.Tensor:
+    """Return what a network sees of a source's images, on the device that they are on.
+
+    Each number is the same whichever images are prepared together.
+    """
+    images = images.float() / _full(images) if images.dtype == torch.uint8 else images.float()
+    return normalised(fitted(images, size, dataset.fit), dataset)
+
+
+def _full(images: torch.Tensor) -> torch.Tensor:
+    """Return 255 as a tensor: by a plain number a GPU divides through its reciprocal, inexactly."""
+    return torch.tensor(255.0, device=images.device)
+
+
 def fitted(images: torch.Tensor, size: int | None, fit: str) -> torch.Tensor:
     """Return images of ``size`` x ``size``: padded with black, or enlarged bilinearly."""
     height, width = images.shape[-2:]
@@ -149,5 +222,8 @@ def normalised(images: torch.Tensor, dataset: Dataset) -> torch.Tensor:
                 f"{key} has {len(values)} values for images of {channels} channels. "
                 f"Give one, or {channels}"
             )
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (dataset.mean, dataset.std))
+    mean, std = (
+        torch.tensor(values, device=images.device).view(1, -1, 1, 1)
+        for values in (dataset.mean, dataset.std)
+    )
     return (images - mean) / std

@@ -8,8 +8,7 @@ from shutil import copyfile
 from typing import Any
 
 from pipeline.atomic import replacing, sha256
-from pipeline.config import image_size
-from pipeline.data.examples import load_examples
+from pipeline.data.examples import run_examples
 from pipeline.data_files import ABSENT, remember_fetched
 from pipeline.device import device_name, prepare
 from pipeline.models.registry import build
@@ -30,15 +29,12 @@ def train_run(folder: Path, job: TrainJob, *, save_every: float) -> None:
     """
     run = Run.from_path(folder)
     device = prepare(job.compute)
-    size = image_size(job.model)
-    where = {"data_root": job.data_root, "download": job.download, "image_size": size}
-    train_set = load_examples(
-        job.dataset, "train", n_per_class=run.n_per_class, seed=run.seed, **where
+    results = results_of(folder)
+    train_set, test_set = (
+        run_examples(run, job, split, results=results, device=device) for split in ("train", "test")
     )
-    test_set = load_examples(job.dataset, "test", **where)
     if job.data == ABSENT:
-        fetched = {"data_root": job.data_root, "results": results_of(folder)}
-        remember_fetched(run.dataset, job.dataset, **fetched)
+        remember_fetched(run.dataset, job.dataset, data_root=job.data_root, results=results)
     in_shape = tuple(train_set.inputs.shape[1:])
     network = build(
         job.model,
