@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import Dataset, Model, Recipe
+from pipeline.config import Dataset, Model
+from pipeline.recipes import Recipe
 from pipeline.reference.published import Experiment, Training
 from pipeline.settings import Settings
 
