@@ -25,7 +25,7 @@ from torch import nn
 from pipeline.anatomy.spectrum import MatrixSpectrum, matrix_spectrum
 from pipeline.atomic import remove, replacing
 from pipeline.catalogue import MATRICES, NORMS, SPLITS
-from pipeline.config import VGG11, Dataset, Recipe
+from pipeline.config import VGG11, Dataset
 from pipeline.curvature import gauss_newton, hessian, residual
 from pipeline.curvature.base import LinearOperator
 from pipeline.curvature.memory import basis_budget
@@ -35,6 +35,7 @@ from pipeline.errors import AnatomyError
 from pipeline.models.registry import build
 from pipeline.progress import say
 from pipeline.provenance import git_commit, versions
+from pipeline.recipes import Recipe
 from pipeline.runs import checkpoint_path
 from pipeline.spectra.lanczos import gaussian
 from pipeline.stages import Compute, Spectrum

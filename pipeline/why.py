@@ -69,7 +69,8 @@ def _maker(artifact: Path, config: Config) -> tuple[Work, Path]:
 
 def _modules(config: Config, work: Work) -> list[str]:
     """Return the modules whose code a job runs."""
-    words = {"dataset": work.run.dataset, "model": work.run.model} if work.run else {}
+    named = work.run and work.rule != "select"  # which runs no network
+    words = {"dataset": work.run.dataset, "model": work.run.model} if named else {}
     entries = entry_modules(config, work.rule, work.name, **words)
     return sorted(set().union(*map(closure, entries)))
 

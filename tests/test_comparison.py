@@ -11,9 +11,10 @@ from test_figures import matrix
 
 from pipeline.comparison.measure import MADE
 from pipeline.comparison.rows import ABSENT, NO_VALUE, OUTSIDE, WITHIN, Row, compare
-from pipeline.config import VGG11, Dataset, FNet, Grid, LeNet5, Recipe
+from pipeline.config import VGG11, Dataset, FNet, Grid, LeNet5
 from pipeline.cubes.assemble import Placed, assemble
 from pipeline.cubes.schema import SCHEMA, leading_dims
+from pipeline.recipes import Recipe
 from pipeline.reference import paper_d, paper_s
 from pipeline.reference.published import NEAR, SHARE
 from pipeline.reference.scale import is_of

@@ -39,7 +39,7 @@ def status(config):
 def test_the_workload_is_what_the_workflow_did(here):
     works = list(workload(here()))
     assert all(work.done and work.log.exists() for work in works)
-    assert len(works) == 3 * 4 + 2 + 1 + (1 + 2) + 7 + 26 + 1
+    assert len(works) == 3 * 4 + 2 + 2 + 1 + (1 + 2) + 7 + 27 + 1
     made = [file for work in works for file in work.outputs]
     assert len(made) == len(set(made))
     needed = {file for work in works for file in work.inputs}
@@ -105,6 +105,7 @@ ARTIFACTS = {
         "bounds",
         "samples",
     ],
+    "results/runs/images/tiny/none/tuned/n4/seed0/sweep.csv": None,
     "results/cubes/training.zarr": ["grid", 0, "seeds"],
     "results/cubes/theory.manifest.json": None,
     "results/figures/theory.svg": ["figures", "kappa"],

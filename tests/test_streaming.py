@@ -15,7 +15,7 @@ from small_run import folder_of, job_of, parts_of
 
 from pipeline import open_run
 from pipeline.anatomy.hierarchy import Network, hierarchy
-from pipeline.config import Dataset, FNet, Recipe
+from pipeline.config import Dataset, FNet
 from pipeline.cubes.store import read_part
 from pipeline.curvature import component, gauss_newton, hessian, layer_hessian, parallel, residual
 from pipeline.data import decoded as decoded_module
@@ -31,6 +31,7 @@ from pipeline.jobs.layers import write_layers
 from pipeline.jobs.spectrum import write_spectra
 from pipeline.jobs.train import train_run
 from pipeline.models.fnet import fnet
+from pipeline.recipes import Recipe
 from pipeline.runs import Run, bounds_path, checkpoint_path
 from pipeline.spectra import top_eigenpairs
 from pipeline.stages import Bounds, Compute, Hierarchy, Layers, Spectrum
