@@ -1,6 +1,6 @@
 """What a configuration may name, and the facts about it.  No torch: the Snakefile reads this."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Fit = Literal["pad", "enlarge"]
@@ -12,7 +12,8 @@ class SourceFacts:
 
     ``smallest_class`` counts the training examples of the rarest class.  ``mean`` and ``std`` are
     per channel, for pixels in [0, 1].  ``fit`` says how images reach the size a network needs,
-    ``files`` where torchvision keeps them below ``data_root``.
+    ``files`` where torchvision keeps them below ``data_root``.  Images are ``size`` x ``size`` as
+    they are read; ``train`` and ``test`` count examples.
     """
 
     classes: int
@@ -22,15 +23,40 @@ class SourceFacts:
     std: tuple[float, ...]
     fit: Fit = "pad"
     files: tuple[str, ...] = ()
+    size: int = field(kw_only=True)
+    train: int = field(kw_only=True)
+    test: int = field(kw_only=True)
 
 
 # Means and deviations: S's settings (FACTS of the papers' public code), but for digits, which are
 # this project's own measurement on its training split, and ImageNet, torchvision's convention.
-# Smallest classes: counted on the published training sets.
+# Smallest classes: counted on the published training sets, whose sizes are those published.
 SOURCES: dict[str, SourceFacts] = {
-    "digits": SourceFacts(10, 154, 1, (0.3049,), (0.3757,), fit="enlarge"),
-    "mnist": SourceFacts(10, 5421, 1, (0.1307,), (0.3081,), files=("MNIST/raw/*-ubyte",)),
-    "fashion_mnist": SourceFacts(10, 6000, 1, (0.5,), (0.5,), files=("FashionMNIST/raw/*-ubyte",)),
+    "digits": SourceFacts(
+        10, 154, 1, (0.3049,), (0.3757,), fit="enlarge", size=8, train=1597, test=200
+    ),
+    "mnist": SourceFacts(
+        10,
+        5421,
+        1,
+        (0.1307,),
+        (0.3081,),
+        files=("MNIST/raw/*-ubyte",),
+        size=28,
+        train=60_000,
+        test=10_000,
+    ),
+    "fashion_mnist": SourceFacts(
+        10,
+        6000,
+        1,
+        (0.5,),
+        (0.5,),
+        files=("FashionMNIST/raw/*-ubyte",),
+        size=28,
+        train=60_000,
+        test=10_000,
+    ),
     "cifar10": SourceFacts(
         10,
         5000,
@@ -38,6 +64,9 @@ SOURCES: dict[str, SourceFacts] = {
         (125.3 / 255, 123.0 / 255, 113.9 / 255),
         (63.0 / 255, 62.1 / 255, 66.7 / 255),
         files=("cifar-10-batches-py/*",),
+        size=32,
+        train=50_000,
+        test=10_000,
     ),
     "cifar100": SourceFacts(
         100,
@@ -46,10 +75,21 @@ SOURCES: dict[str, SourceFacts] = {
         (129.3 / 255, 124.1 / 255, 112.4 / 255),
         (68.2 / 255, 65.4 / 255, 70.4 / 255),
         files=("cifar-100-python/*",),
+        size=32,
+        train=50_000,
+        test=10_000,
     ),
     # Of ImageNet's 1.3 million files only the list of classes: a look at each takes minutes.
     "imagenet": SourceFacts(
-        1000, 732, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), files=("meta.bin",)
+        1000,
+        732,
+        3,
+        (0.485, 0.456, 0.406),
+        (0.229, 0.224, 0.225),
+        files=("meta.bin",),
+        size=224,
+        train=1_281_167,
+        test=50_000,
     ),
 }
 FOLDER = "folder"

@@ -66,6 +66,22 @@ def status(configfile: ConfigFiles = [Path("config.yaml")]) -> None:  # noqa: B0
 
 
 @app.command()
+def plan(
+    configfile: ConfigFiles = [Path("config.yaml")],  # noqa: B006
+    tflops: Annotated[
+        float, typer.Option(min=1e-6, help="sustained, by which hours are told")
+    ] = 10,
+    device_gb: Annotated[float, typer.Option(min=1e-3, help="GiB of a GPU's memory")] = 80,
+) -> None:
+    """Say before anything runs what all jobs take: products, FLOPs, hours, memory, disk."""
+    from rich.console import Console
+
+    from pipeline.plan.table import print_plan
+
+    print_plan(read_config(configfile), Console(), tflops=tflops, device_gb=device_gb)
+
+
+@app.command()
 def why(
     artifact: Annotated[Path, typer.Argument(help="a file of the results folder, or a cube")],
     configfile: ConfigFiles = [Path("config.yaml")],  # noqa: B006

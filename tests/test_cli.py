@@ -8,6 +8,7 @@ ROOT = Path(__file__).parent.parent
 COMMANDS = (
     "check",
     "status",
+    "plan",
     "why",
     "schema",
     "train",

@@ -25,6 +25,8 @@ def test_the_catalogue_tells_the_truth_about_digits():
     facts = SOURCES["digits"]
     assert len(raw.class_names) == facts.classes
     assert int(raw.labels.bincount().min()) == facts.smallest_class
+    assert tuple(raw.inputs.shape) == (facts.train, facts.channels, facts.size, facts.size)
+    assert len(examples(split="test")) == facts.test
     assert float(raw.inputs.mean()) == pytest.approx(facts.mean[0], abs=1e-4)
     assert float(raw.inputs.std()) == pytest.approx(facts.std[0], abs=1e-4)
 

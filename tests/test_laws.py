@@ -31,7 +31,7 @@ LINES = [
     {"cubes"},
     {"comparison", "figures"},
     {"api"},
-    {"jobs", "status", "why"},
+    {"jobs", "plan", "status", "why"},
     {"cli", "__main__"},
 ]
 LINE = {name: number for number, line in enumerate(LINES) for name in line}

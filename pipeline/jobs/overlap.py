@@ -69,7 +69,7 @@ def write_overlaps(job: OverlapJob) -> None:
         Side(run, *at, file, sha256(file), layer_sizes(file)) for run, at, file in layers_parts(job)
     ]
     kept = target.parent / ".overlap"
-    files = {pair: kept / f"{_key(pair, job.code)}.safetensors" for pair in _pairs(sides, job)}
+    files = {pair: kept / f"{_key(pair, job.code)}.safetensors" for pair in pairs_of(sides, job)}
     missing = [pair for pair, file in files.items() if not file.exists()]
     missing.sort(key=lambda pair: [side.group for side in pair])
     batches = [list(some) for _, some in groupby(missing, lambda pair: [s.group for s in pair])]
@@ -110,7 +110,7 @@ def _key(pair: Pair, code: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _pairs(sides: Sequence[Side], job: OverlapJob) -> Iterator[Pair]:
+def pairs_of(sides: Sequence[Side], job: OverlapJob) -> Iterator[Pair]:
     """Yield the pairs of seeds of every group, then those across recipes and sample sizes."""
     ordered = sorted(sides, key=lambda side: (side.group, side.run.seed))
     for _, group in groupby(ordered, lambda side: side.group):

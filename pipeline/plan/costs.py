@@ -1,0 +1,267 @@
+"""What a training, a spectrum and a hierarchy cost: an account of what their jobs will do."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from pipeline.anatomy.hierarchy import BLOCKS, CHECKED, GRAM_COPIES, chosen_classes
+from pipeline.anatomy.spectrum import LEAST_ROOM, dense_bytes
+from pipeline.config import Config, Recipe
+from pipeline.curvature.gram import factor_bytes
+from pipeline.curvature.levels import PARTS, Weights
+from pipeline.curvature.memory import GIB, SHARE_FOR_BASIS, SHARE_FOR_CHUNKS, SHARE_FOR_PASS
+from pipeline.curvature.problem import GUESS
+from pipeline.plan.facts import NetworkFacts
+from pipeline.spectra.eigenpairs import basis_size
+from pipeline.training.loop import EVALUATION_BATCH
+
+SET_UP = 4  # products when an operator is made: one recomputed, one that folds, two checked
+EIGH = 9  # n^3 FLOPs of a symmetric eigenproblem with its vectors (Golub and Van Loan, 8.3)
+WIDE = 8  # bytes of a float64 number
+PLAIN = 4  # bytes of a float32 number
+PART = 50_000  # bytes of a part's labels and provenance: those of the default experiment's spectra
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a job, or a piece of one, costs.
+
+    ``passes`` counts products or gradients, each over all examples; ``flop`` FLOPs.  Bytes at the
+    peak: ``held`` of data and parameters, ``work`` beside them on the device, ``host`` in main
+    memory alone; ``disk`` of what it leaves, ``scratch`` beside that while it runs.  ``notes`` say
+    what will not go as the configuration asks.
+    """
+
+    passes: float = 0.0
+    flop: float = 0.0
+    held: float = 0.0
+    work: float = 0.0
+    host: float = 0.0
+    disk: float = 0.0
+    scratch: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    def __add__(self, other: "Cost") -> "Cost":
+        """Return the cost of one after the other."""
+        return Cost(
+            self.passes + other.passes,
+            self.flop + other.flop,
+            max(self.held, other.held),
+            max(self.work, other.work),
+            max(self.host, other.host),
+            self.disk + other.disk,
+            max(self.scratch, other.scratch),
+            tuple(dict.fromkeys(self.notes + other.notes)),
+        )
+
+
+@dataclass(frozen=True)
+class Room:
+    """Bytes of a device, of main memory, and the shares of the device that jobs allow themselves.
+
+    ``processes`` share the examples; ``itemsize`` is of the numbers that curvature is made of.
+    """
+
+    device: float
+    main: float
+    chunks: float
+    basis: float
+    at_once: float
+    processes: int
+    itemsize: int
+    chunk: int
+    vectors: int
+
+    def kept(self, network: NetworkFacts, examples: int) -> float:
+        """Return the share of the examples that is surely kept linearised."""
+        wanted = self._linearised(network) * examples / self.processes
+        return min(1.0, self.chunks / wanted)
+
+    def taken(self, network: NetworkFacts, examples: int) -> float:
+        """Return the bytes of kept chunks, and of a pass over one beside them, at most."""
+        own = examples / self.processes
+        each = self._linearised(network)
+        at_once = min(self.at_once, each * min(self.chunk, own) * self.vectors)
+        return min(self.chunks, each * own) + at_once
+
+    def notes(self, network: NetworkFacts, examples: int) -> tuple[str, ...]:
+        """Return what to say where chunks may not all be kept."""
+        if self.kept(network, examples) == 1:
+            return ()
+        return ("linearised chunks may not all fit: what does not is made anew at each product",)
+
+    def loaded(self, network: NetworkFacts, examples: int) -> float:
+        """Return the bytes of a network and of its examples."""
+        return (network.parameters + examples * network.inputs) * self.itemsize
+
+    def _linearised(self, network: NetworkFacts) -> float:
+        return GUESS * network.activations * self.itemsize
+
+
+def room_of(config: Config, stage: str, *, device_gb: float) -> Room:
+    """Return what a stage's jobs have: a GPU of ``device_gb`` GiB, or the memory they ask for."""
+    compute, asked = config.compute, getattr(config.resources, stage)
+    main = asked.mem_mb * 1e6
+    device = device_gb * GIB if on_gpu(config, stage) else main
+    gib = {"chunks": compute.memory_gb, "basis": compute.basis_gb}
+    shares = {"chunks": SHARE_FOR_CHUNKS, "basis": SHARE_FOR_BASIS}
+    spread = stage in ("spectrum", "hierarchy", "layers")
+    return Room(
+        device=device,
+        main=main,
+        **{k: shares[k] * device if gib[k] is None else gib[k] * GIB for k in shares},
+        at_once=SHARE_FOR_PASS * device,
+        processes=max(1, asked.gpu) if spread else 1,
+        itemsize=getattr(torch, compute.dtype).itemsize,
+        chunk=compute.chunk,
+        vectors=compute.vectors,
+    )
+
+
+def on_gpu(config: Config, stage: str) -> bool:
+    """Return whether a stage's jobs are to run on a GPU."""
+    device = config.compute.device
+    asked = device == "auto" and getattr(config.resources, stage).gpu > 0
+    return asked or device.startswith("cuda")
+
+
+def train_cost(recipe: Recipe, network: NetworkFacts, *, train: int, test: int) -> Cost:
+    """Return what the training of a run costs: gradients, and an evaluation after each epoch."""
+    evaluations = (recipe.epochs + 1) * (train + test) * network.forward
+    states = 3 if recipe.momentum else 2  # weights, gradients, momenta
+    batch = max(recipe.batch, EVALUATION_BATCH)
+    return Cost(
+        passes=recipe.epochs,
+        flop=recipe.epochs * train * network.gradient + evaluations,
+        held=((train + test) * network.inputs + network.parameters) * PLAIN,
+        work=((states - 1) * network.parameters + 2 * batch * network.activations) * PLAIN,
+        disk=len(recipe.checkpoints) * network.state * PLAIN,
+        scratch=(len(recipe.checkpoints) + states - 1) * network.state * PLAIN,
+    )
+
+
+def spectrum_cost(config: Config, network: NetworkFacts, room: Room, *, examples: int) -> Cost:
+    """Return what the spectra of one checkpoint on one split cost."""
+    spectra = [_matrix_cost(config, network, room, m, examples) for m in config.spectrum.matrices]
+    loaded = Cost(held=room.loaded(network, examples), disk=PART)
+    total = sum(spectra, replace(loaded, notes=room.notes(network, examples)))
+    # Records wait until the part is written.
+    return replace(total, scratch=sum(cost.scratch for cost in spectra))
+
+
+def _matrix_cost(
+    config: Config, network: NetworkFacts, room: Room, matrix: str, examples: int
+) -> Cost:
+    settings, p = config.spectrum, network.parameters
+    each = examples * network.product(matrix, kept=room.kept(network, examples))
+    taken, factors = room.taken(network, examples), examples * network.classes
+    small = matrix == "G" and room.processes == 1 and factors <= min(p, settings.exact)
+    gram = factor_bytes(examples, network.classes, p, getattr(torch, config.compute.dtype))
+    if small and gram <= room.basis:
+        backward = examples * (network.forward + network.classes * network.backward)
+        solved = 2 * factors**2 * p + EIGH * factors**3
+        products = SET_UP + settings.top[matrix]
+        return Cost(
+            network.classes + products, backward + products * each + solved, 0, taken + gram
+        )
+    if p <= settings.exact and dense_bytes(p) <= room.basis:
+        products = SET_UP + p + settings.top[matrix]
+        return Cost(products, products * each + EIGH * p**3, 0, taken + dense_bytes(p))
+    cost = _lanczos_cost(config, network, room, matrix, each)
+    return replace(cost, work=cost.work + taken)
+
+
+def _lanczos_cost(
+    config: Config, network: NetworkFacts, room: Room, matrix: str, each: float
+) -> Cost:
+    """Return the cost by Lanczos of a matrix whose products take ``each`` FLOPs."""
+    settings, p = config.spectrum, network.parameters
+    k = settings.top[matrix] + settings.bottom.get(matrix, 0)
+    pairs = eigenpairs_cost(p, k, room, each)
+    fit = room.basis // (2 * p * room.itemsize) - k
+    notes = ()
+    if fit < min(p, k + LEAST_ROOM):
+        notes = (f"compute.basis_gb has no room for spectrum.top of {matrix}: the job will refuse",)
+    bulk = quadrature_cost(p, settings.probes, settings.steps, room, each)
+    products = settings.trace_probes + SET_UP
+    return Cost(
+        pairs.passes + bulk.passes + products,
+        pairs.flop + bulk.flop + products * each,
+        work=max(pairs.work, k * p * room.itemsize + bulk.work),
+        scratch=(pairs.passes + bulk.passes + products) * p * room.itemsize,
+        notes=notes,
+    )
+
+
+def eigenpairs_cost(p: int, k: int, room: Room, each: float) -> Cost:
+    """Return the estimated cost of ``k`` extreme eigenpairs: as many products as a basis holds."""
+    size = min(p, basis_size(k))
+    bases = min(room.basis, 2 * size * p * room.itemsize)
+    flop = size * each + 2 * p * size**2 + EIGH * size**3
+    return Cost(size, flop, work=bases + k * p * room.itemsize)
+
+
+def quadrature_cost(p: int, probes: int, steps: int, room: Room, each: float) -> Cost:
+    """Return the cost of a quadrature: its products and one Gram-Schmidt pass as products."""
+    steps = min(steps, p)
+    basis = min(room.basis, min(probes, room.vectors) * steps * p * room.itemsize)
+    return Cost(probes * steps, probes * (steps * each + 2 * p * steps**2), work=basis)
+
+
+def hierarchy_cost(config: Config, network: NetworkFacts, room: Room, *, examples: int) -> Cost:
+    """Return what the levels of G of one checkpoint on one split cost."""
+    settings, p, C = config.hierarchy, network.parameters, network.classes
+    kept = room.kept(network, examples)
+    each = examples * network.component(kept=kept)
+    chosen = len(chosen_classes(C, settings.classes))
+    gram, vectors = GRAM_COPIES * WIDE * C**4, C**2 * p * room.itemsize
+    whole = gram <= SHARE_FOR_BASIS * room.main and vectors <= BLOCKS * room.basis
+    names = ["G", "B2", *settings.knockouts, *([] if whole else ["B1"])]
+    quadratures = len({Weights.of(name) for name in names})
+    one = quadrature_cost(p, settings.probes, settings.steps, room, each)
+    # B2_c sees the examples of its class alone, and is made anew at each product.
+    again = examples / C * network.component(kept=0)
+    of_class = quadrature_cost(p, settings.probes, settings.steps, room, again)
+    checks = SET_UP + CHECKED * (1 + len(PARTS))
+    levels = [one] * quadratures + [replace(of_class, passes=of_class.passes / C)] * chosen
+    total = sum(levels, Cost(checks, checks * each))
+    total += _pairs_cost(network, room, examples, chosen, whole=whole)
+    total += _traces_cost(config, network, examples, kept, whole=whole)
+    pairs = max(chosen**2, C**2 if whole else C)
+    return replace(
+        total,
+        held=room.loaded(network, examples),
+        work=total.work + room.taken(network, examples),
+        host=GRAM_COPIES * WIDE * pairs**2,
+        disk=PART + WIDE * (chosen**4 + 2 * settings.probes * settings.steps * len(levels)),
+        scratch=len(levels) * settings.probes * settings.steps * p * room.itemsize,
+        notes=room.notes(network, examples),
+    )
+
+
+def _pairs_cost(
+    network: NetworkFacts, room: Room, examples: int, chosen: int, *, whole: bool
+) -> Cost:
+    """Return the cost of the class-pair vectors' Gram matrices."""
+    p, C = network.parameters, network.classes
+    cost = Cost()
+    sets = [(C**2, C - 1.0)] if whole or chosen == C else []  # vectors, backward passes
+    if chosen < C:
+        sets += [(chosen**2, chosen**2 / C), (C, 1.0)]
+    for vectors, passes in sets:
+        size = vectors * p * room.itemsize
+        blocks = max(1, -(-size // room.basis))
+        flop = blocks * examples * (network.forward + passes * network.backward)
+        cost += Cost(blocks * passes, flop + 2 * vectors**2 * p, work=min(size, room.basis))
+    return cost
+
+
+def _traces_cost(
+    config: Config, network: NetworkFacts, examples: int, kept: float, *, whole: bool
+) -> Cost:
+    """Return the cost of the levels' traces."""
+    settings, C = config.hierarchy, network.classes
+    if whole and examples * C <= settings.exact:
+        return Cost(C, examples * (network.forward + C * network.backward))
+    pushed = examples * network.pushed(kept=kept)
+    return Cost(settings.trace_probes, settings.trace_probes * pushed)

@@ -1,0 +1,174 @@
+"""The plan of a configuration, printed before anything runs."""
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.config import Config
+from pipeline.curvature.memory import GIB
+from pipeline.plan.costs import on_gpu
+from pipeline.plan.jobs import Plan, Row, plan_of
+
+HOUR = 3600.0
+TERA = 1e12
+SHOWN = 4  # places that a note names
+
+
+def print_plan(config: Config, console: Console, *, tflops: float, device_gb: float) -> None:
+    """Print what a configuration's jobs take at a rate of ``tflops``, and what that rests on."""
+    plan = plan_of(config, device_gb=device_gb)
+    console.print(_work(plan, tflops))
+    console.print(_memory(config, plan, tflops))
+    console.print("assumed:", style="bold")
+    for text in _assumptions(config, plan, tflops, device_gb):
+        console.print(Text(f"  {text}"))
+    warnings = [*_warnings(config, plan, tflops, device_gb), *_notes(plan)]
+    console.print("warnings:" if warnings else "no warnings", style="bold")
+    for text in warnings:
+        console.print(Text(f"  {text}", style="yellow"))
+
+
+def _work(plan: Plan, tflops: float) -> Table:
+    """Return the table of what is computed and stored: a row for each rule."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("rule")
+    for name in ("jobs", "done", "unknown", "passes", "TFLOP", "GPU-hours", "disk"):
+        table.add_column(name, justify="right")
+    for rule, row in plan.rows.items():
+        table.add_row(rule, *_cells(row, tflops))
+    rows = plan.rows.values()
+    flop, left = sum(row.cost.flop for row in rows), sum(row.left for row in rows)
+    table.add_row(
+        "total",
+        *(_count(sum(getattr(row, key) for row in rows)) for key in ("jobs", "done", "unknown")),
+        "",
+        _number(flop / TERA),
+        _number(flop / TERA / tflops / HOUR),
+        _size(sum(row.cost.disk for row in rows)),
+        style="bold",
+    )
+    table.add_row(
+        "to do", "", "", "", "", _number(left / TERA), _number(left / TERA / tflops / HOUR), ""
+    )
+    return table
+
+
+def _cells(row: Row, tflops: float) -> list[str]:
+    teraflop = row.cost.flop / TERA
+    return [
+        *(_count(number) for number in (row.jobs, row.done, row.unknown)),
+        _number(row.cost.passes),
+        _number(teraflop),
+        _number(teraflop / tflops / HOUR),
+        _size(row.cost.disk),
+    ]
+
+
+def _memory(config: Config, plan: Plan, tflops: float) -> Table:
+    """Return the table of each rule's job of the most memory, beside what is asked for."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("rule")
+    for name in ("main memory", "asked", "of each GPU", "longest, h"):
+        table.add_column(name, justify="right")
+    table.add_column("most memory in")
+    for rule, row in plan.rows.items():
+        if not row.cost.flop:  # cubes and figures, and what is unknown
+            continue
+        job = row.largest
+        table.add_row(
+            rule,
+            _size(job.main),
+            _size(getattr(config.resources, rule).mem_mb * 1e6),
+            _size(job.device),
+            _number(_hours(row, tflops)),
+            job.work.name,
+        )
+    return table
+
+
+def _hours(row: Row, tflops: float) -> float:
+    """Return the hours of a rule's longest job."""
+    cost = row.longest.cost
+    return cost.flop / TERA / tflops / HOUR if cost else 0.0
+
+
+def _assumptions(config: Config, plan: Plan, tflops: float, device_gb: float) -> Iterator[str]:
+    yield (
+        f"{tflops:g} TFLOP/s sustained on every device (--tflops): small networks, whose time goes "
+        "into starting operations, reach a fraction of it"
+    )
+    yield (
+        "FLOPs are those of matrix products and convolutions, two for each multiply-add; of a "
+        "passage through a network PyTorch's own count"
+    )
+    yield (
+        "passes: gradients (train, bounds), products and backward passes over all examples of a "
+        "split; of layers, products with one layer's Hessian"
+    )
+    yield (
+        "estimates: eigenpairs, by as many products as their Krylov basis holds, 2 k + 20 for k "
+        "pairs; groups of classes, by the mean class"
+    )
+    yield (
+        "upper bounds: backward passes down to a layer, taken as whole ones; trainings, which stop "
+        "where they diverge; memory, of kept chunks above all. All else is counted"
+    )
+    gpus = [rule for rule in plan.rows if on_gpu(config, rule)]
+    if gpus:
+        yield f"{', '.join(gpus)} on GPUs of {device_gb:g} GiB (--device-gb)"
+    shares = (
+        ("a quarter for linearised chunks", config.compute.memory_gb),
+        ("a quarter for a Krylov basis", config.compute.basis_gb),
+        ("a tenth for a pass", None),
+    )
+    unset = ", ".join(text for text, gib in shares if gib is None)
+    yield f"of its device's memory (without a GPU, of mem_mb) a job takes at most {unset}"
+    scratch = max(row.cost.scratch for row in plan.rows.values())
+    yield (
+        "disk holds checkpoints and parts; cubes, figures and logs come on top, and while it runs "
+        f"a job's scratch, of {_size(scratch)} at most"
+    )
+
+
+def _warnings(config: Config, plan: Plan, tflops: float, device_gb: float) -> Iterator[str]:
+    """Yield where a rule's jobs take more than they ask for."""
+    for rule, row in plan.rows.items():
+        asked, job = getattr(config.resources, rule), row.largest
+        if job.main > asked.mem_mb * 1e6:
+            yield (
+                f"{rule}: {_size(job.main)} of main memory, resources.{rule}.mem_mb asks for "
+                f"{asked.mem_mb}: {job.work.name}"
+            )
+        if job.device > device_gb * GIB:
+            yield f"{rule}: {_size(job.device)} of a GPU's {device_gb:g} GiB: {job.work.name}"
+        hours = _hours(row, tflops)
+        if 60 * hours > asked.runtime:
+            yield (
+                f"{rule}: {_number(hours)} hours at this rate, resources.{rule}.runtime asks for "
+                f"{asked.runtime} minutes: {row.longest.work.name}"
+            )
+
+
+def _notes(plan: Plan) -> Iterator[str]:
+    for note, places in plan.notes.items():
+        more = f" and {len(places) - SHOWN} more" if len(places) > SHOWN else ""
+        yield f"{note}: {', '.join(places[:SHOWN])}{more}"
+
+
+def _count(value: int) -> str:
+    return str(value or "")
+
+
+def _number(value: float) -> str:
+    """Return a number of three digits at least, nothing of zero."""
+    return "" if not value else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _size(value: float) -> str:
+    """Return a number of bytes, nothing of none."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return "" if not value else f"{value:.0f} B"
