@@ -260,19 +260,19 @@ def test_levels_of_a_thousand_classes():
     assert found.eigenvalues["A1"][0] == pytest.approx(float(largest.values[0]), rel=1e-3)
 
 
-BIG = """\
+BIG = r"""
 import sys
 import numpy as np
 import torch
 from torch import nn
 
-SHAPE = (10000, 3, 128, 128)
+SHAPE = (6000, 3, 128, 128)
+IMAGES = np.memmap("images", np.uint8, "r", shape=SHAPE)
 
 
 def load(split, data_root):
     count = SHAPE[0] if split == "train" else 50
-    images = np.memmap(f"{data_root}/images", np.uint8, "r", shape=SHAPE)[:count]
-    return images, np.arange(count) % 5
+    return IMAGES[:count], np.arange(count) % 5
 
 
 def network(in_shape, classes, norm):
@@ -280,23 +280,26 @@ def network(in_shape, classes, norm):
 
 
 if __name__ == "__main__":
-    import resource
+    import re
     from pathlib import Path
     from pipeline import open_run
     from pipeline.curvature import hessian
     from pipeline.jobs.train import train_run
     from pipeline.tasks import TrainJob
 
-    folder = Path(sys.argv[1])
+    def peak():
+        return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
+    folder, before = Path(sys.argv[1]), peak()
     train_run(folder, TrainJob.model_validate_json(sys.argv[2]), save_every=1e9)
     run = open_run(folder)
-    product = hessian(run.model, run.train, chunk=100) @ torch.ones(965)
-    print(float(product.norm()), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    product = hessian(run.model, run.train, chunk=100, memory_gb=0.0) @ torch.randn(965)
+    print(float(product.norm()), peak() - before)
 """
 
 
 def test_a_set_larger_than_the_memory_it_takes(tmp_path):
-    shape = (10000, 3, 128, 128)
+    shape = (6000, 3, 128, 128)
     images = np.memmap(tmp_path / "images", np.uint8, "w+", shape=shape)
     tile = np.random.default_rng(0).integers(0, 256, (100, *shape[1:]), dtype=np.uint8)
     for start in range(0, len(images), len(tile)):
@@ -313,6 +316,7 @@ def test_a_set_larger_than_the_memory_it_takes(tmp_path):
         command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False
     )
     assert done.returncode == 0, done.stderr
-    norm, peak = map(float, done.stdout.split())
+    norm, taken = map(float, done.stdout.split())
     assert norm > 0
-    assert peak < 4 * np.prod(shape)  # what the images take as numbers: 2 GB
+    # The images take 1.2 GB as numbers, and a quarter of that as they are, mapped.
+    assert np.prod(shape) < taken < 0.8 * 4 * np.prod(shape)
