@@ -124,6 +124,21 @@ def test_memory_decides_the_route_and_not_the_result():
     assert relative((whole @ V)[:, 3], whole @ V[:, 3]) < 1e-13
 
 
+def test_chunks_are_kept_as_matrices_where_these_are_the_smaller():
+    model, inputs, labels = convolutional()
+    labels, inputs = labels.repeat(8), torch.randn(8 * len(labels), 2, 6, 6, dtype=torch.float64)
+    factors = layer_hessian(model, (inputs, labels), layer="0")
+    matrix = 8 * factors.shape[0] ** 2 / GIB
+    room = {"chunk": (len(labels) + 1) // 2, "memory_gb": 2.1 * matrix}
+    whole = layer_hessian(model, (inputs, labels), layer="0", **room)
+    assert whole.kept == 2
+    assert whole.route == "closed form"
+    assert len(whole.products[0].__closure__) == 1  # the matrix alone
+    assert relative(dense(whole), dense(factors)) < 1e-13
+    less = layer_hessian(model, (inputs, labels), layer="0", **room | {"memory_gb": 1.9 * matrix})
+    assert less.route != "closed form"
+
+
 def test_other_layers_are_refused(problem):
     model, inputs, labels = problem
     with pytest.raises(AnatomyError, match="is no linear or 2d convolution layer"):

@@ -28,6 +28,11 @@ from pipeline.curvature.tangent import NotLinearisedError
 from pipeline.errors import AnatomyError
 
 COPIES = 3  # of a chunk's factors, at most, while they are made
+# Weights of a layer whose chunks may be kept as matrices, where their factors do not fit. Those of
+# LeNet5's convolutions take as long to make as 13 products that differentiate the network anew, and
+# eigenpairs take a hundred.
+WHOLE = 3000
+IN_CACHE = 100  # examples whose rows of a matrix are made at once
 
 
 class LayerHessian(ChunkSum):
@@ -53,9 +58,16 @@ def layer_hessian(
     applied more than once.
     """
     problem = layer_problem(model, data, layer, **options)
+    matrix_bytes = len(problem.network.theta) ** 2 * problem.network.theta.dtype.itemsize
+    whole = _is_kept_whole(problem, matrix_bytes)
+    if whole:
+        problem.bytes_per_example = -(-matrix_bytes // problem.chunk)
 
     def keep(chunk: Chunk, pure: bool) -> Kept:
         factors = layer_factors(problem, layer, chunk)
+        if whole:
+            matrix = factors.matrix(examples=problem.examples)
+            return Kept(lambda rows: rows @ matrix, matrix.nbytes)  # it is symmetric
         return Kept(partial(factors.product, examples=problem.examples), factors.held)
 
     def recompute(chunk: Chunk) -> Product:
@@ -136,6 +148,16 @@ class LayerFactors:
         W = W.view(N, P, m, k).transpose(2, 3).reshape(N * P, k * m)
         return (W.T @ X).view(k, -1) / examples
 
+    def matrix(self, *, examples: int) -> torch.Tensor:
+        """Return the chunk's part of the Hessian (m n, m n): sum_i B_i^T B_i / ``examples``."""
+        C, m, n = self.A.shape[1], self.A.shape[3], self.inputs.shape[2]
+        total = self.A.new_zeros(m * n, m * n)
+        for A, x in zip(self.A.split(IN_CACHE), self.inputs.split(IN_CACHE), strict=True):
+            B = A.transpose(2, 3).reshape(len(A), C * m, -1) @ x
+            B = B.view(len(A) * C, m * n)
+            total.addmm_(B.T, B)
+        return total / examples
+
 
 def layer_factors(problem: Problem, layer: str, chunk: Chunk) -> LayerFactors:
     """Return the factors of a chunk: a backward pass for each class, down to the layer alone."""
@@ -211,6 +233,14 @@ def patches(x: torch.Tensor, module: nn.Module) -> torch.Tensor:
         raise NotLinearisedError("a convolution with groups, or padded otherwise than by zeros")
     unfolded = F.unfold(x, module.kernel_size, module.dilation, module.padding, module.stride)
     return unfolded.transpose(1, 2).contiguous()
+
+
+def _is_kept_whole(problem: Problem, matrix_bytes: int) -> bool:
+    """Return whether the chunks' own matrices fit the memory for them, and their factors do not."""
+    count = len(problem.labels)
+    matrices = -(-count // problem.chunk) * matrix_bytes
+    factors = count * problem.bytes_per_example
+    return len(problem.network.theta) <= WHOLE and matrices <= problem.memory < factors
 
 
 def _bytes_per_example(problem: Problem, layer: str) -> int:
