@@ -71,8 +71,14 @@ def spectrum_cube():
 
 
 def training_cube():
-    rows = {key: ("epoch", np.linspace(1, 0.1, 10)) for key in SCHEMA["training"]}
+    sizes = {"epoch": 10, "candidate": 4}
+    rows = {
+        key: (known.dims[0], np.linspace(1, 0.1, sizes[known.dims[0]]))
+        for key, known in SCHEMA["training"].items()
+    }
     part = xr.Dataset(rows, coords={"epoch": np.arange(10)})
+    part["candidate_diverged"] = ("candidate", [0.0, 0.0, 0.0, 1.0])
+    part["candidate_selected"] = ("candidate", [0.0, 1.0, 0.0, 0.0])
     return assemble("training", RUNS, [Placed(asdict(run), part) for run in RUNS])
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 from workflow import ROOT
 
+from pipeline.assign import stage_job, train_job
 from pipeline.config import Config, Dataset, FNet, LeNet5, OwnModel, ResNet18
 from pipeline.configfile import load_config, read_config
 from pipeline.curvature import component, gauss_newton, hessian, layer_hessian, residual
@@ -23,7 +24,6 @@ from pipeline.plan.facts import DataFacts, data_facts, network_facts
 from pipeline.plan.jobs import Account, plan_of
 from pipeline.plan.table import print_plan
 from pipeline.runs import run_folder
-from pipeline.tasks import stage_job, train_job
 from pipeline.workload import workload
 
 IMAGES = DataFacts((1, 32, 32), classes=3, train=10, test=10)

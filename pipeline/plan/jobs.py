@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from pipeline.config import Config, Recipe
+from pipeline.assign import overlap_job
+from pipeline.config import Config
 from pipeline.jobs.overlap import Side, pairs_of
 from pipeline.plan.costs import (
     Cost,
@@ -17,8 +18,9 @@ from pipeline.plan.costs import (
 )
 from pipeline.plan.facts import DataFacts, NetworkFacts, data_facts, network_facts
 from pipeline.plan.layer_costs import bounds_cost, layers_cost, overlap_cost, theory_cost
+from pipeline.recipes import Recipe
 from pipeline.runs import Part, Run
-from pipeline.tasks import STAGES, layers_parts, overlap_job
+from pipeline.tasks import STAGES, layers_parts
 from pipeline.workload import Work, workload
 
 # Of a tiny job, its interpreter and libraries: 0.85 to 0.97 GiB were measured on the default
@@ -105,7 +107,7 @@ def network_name(work: Work) -> str:
 
 def recipe_of(config: Config, work: Work) -> Recipe:
     """Return the recipe that a training job follows."""
-    return config.recipes[work.run.recipe]
+    return config.recipe(work.run.recipe)
 
 
 class Account:
