@@ -1,17 +1,20 @@
 """What a training, a spectrum and a hierarchy cost: an account of what their jobs will do."""
 
 from dataclasses import dataclass, replace
+from math import inf
 
 import torch
 
 from pipeline.anatomy.hierarchy import BLOCKS, CHECKED, GRAM_COPIES, chosen_classes
 from pipeline.anatomy.spectrum import LEAST_ROOM, dense_bytes
-from pipeline.config import Config, Recipe
+from pipeline.config import Config
 from pipeline.curvature.gram import factor_bytes
 from pipeline.curvature.levels import PARTS, Weights
 from pipeline.curvature.memory import GIB, SHARE_FOR_BASIS, SHARE_FOR_CHUNKS, SHARE_FOR_PASS
 from pipeline.curvature.problem import GUESS
+from pipeline.device import SHARE_FOR_DATA
 from pipeline.plan.facts import NetworkFacts
+from pipeline.recipes import Recipe
 from pipeline.spectra.eigenpairs import basis_size
 from pipeline.training.loop import EVALUATION_BATCH
 
@@ -59,7 +62,8 @@ class Cost:
 class Room:
     """Bytes of a device, of main memory, and the shares of the device that jobs allow themselves.
 
-    ``processes`` share the examples; ``itemsize`` is of the numbers that curvature is made of.
+    ``data`` is what a split's images may take before they are streamed.  ``processes`` share the
+    examples; ``itemsize`` is of the numbers that curvature is made of.
     """
 
     device: float
@@ -67,6 +71,7 @@ class Room:
     chunks: float
     basis: float
     at_once: float
+    data: float
     processes: int
     itemsize: int
     chunk: int
@@ -85,14 +90,22 @@ class Room:
         return min(self.chunks, each * own) + at_once
 
     def notes(self, network: NetworkFacts, examples: int) -> tuple[str, ...]:
-        """Return what to say where chunks may not all be kept."""
-        if self.kept(network, examples) == 1:
-            return ()
-        return ("linearised chunks may not all fit: what does not is made anew at each product",)
+        """Return what to say where chunks may not all be kept, or images are streamed."""
+        notes = []
+        if self.kept(network, examples) < 1:
+            notes += ["linearised chunks may not all fit: what does not is made anew every time"]
+        if not self.images(network, examples):
+            notes += ["images are streamed, of ImageNet and folders from a copy in results/data"]
+        return tuple(notes)
+
+    def images(self, network: NetworkFacts, examples: int) -> float:
+        """Return how many numbers of a split's images are held: none where they are streamed."""
+        numbers = examples * network.inputs
+        return numbers if numbers * PLAIN <= self.data else 0
 
     def loaded(self, network: NetworkFacts, examples: int) -> float:
         """Return the bytes of a network and of its examples."""
-        return (network.parameters + examples * network.inputs) * self.itemsize
+        return (network.parameters + self.images(network, examples)) * self.itemsize
 
     def _linearised(self, network: NetworkFacts) -> float:
         return GUESS * network.activations * self.itemsize
@@ -106,11 +119,13 @@ def room_of(config: Config, stage: str, *, device_gb: float) -> Room:
     gib = {"chunks": compute.memory_gb, "basis": compute.basis_gb}
     shares = {"chunks": SHARE_FOR_CHUNKS, "basis": SHARE_FOR_BASIS}
     spread = stage in ("spectrum", "hierarchy", "layers")
+    data = {True: 0.0, False: inf, "auto": SHARE_FOR_DATA * min(device, main)}
     return Room(
         device=device,
         main=main,
         **{k: shares[k] * device if gib[k] is None else gib[k] * GIB for k in shares},
         at_once=SHARE_FOR_PASS * device,
+        data=data[compute.stream],
         processes=max(1, asked.gpu) if spread else 1,
         itemsize=getattr(torch, compute.dtype).itemsize,
         chunk=compute.chunk,
@@ -125,18 +140,25 @@ def on_gpu(config: Config, stage: str) -> bool:
     return asked or device.startswith("cuda")
 
 
-def train_cost(recipe: Recipe, network: NetworkFacts, *, train: int, test: int) -> Cost:
-    """Return what the training of a run costs: gradients, and an evaluation after each epoch."""
+def train_cost(
+    recipe: Recipe, network: NetworkFacts, room: Room, *, train: int, test: int, kept: bool
+) -> Cost:
+    """Return what a training costs: gradients, and an evaluation after each epoch.
+
+    Its checkpoints are ``kept``, or deleted once a sweep is decided.
+    """
+    images = room.images(network, train) + room.images(network, test)
+    checkpoints = len(recipe.checkpoints) * network.state * PLAIN
     evaluations = (recipe.epochs + 1) * (train + test) * network.forward
     states = 3 if recipe.momentum else 2  # weights, gradients, momenta
     batch = max(recipe.batch, EVALUATION_BATCH)
     return Cost(
         passes=recipe.epochs,
         flop=recipe.epochs * train * network.gradient + evaluations,
-        held=((train + test) * network.inputs + network.parameters) * PLAIN,
+        held=(images + network.parameters) * PLAIN,
         work=((states - 1) * network.parameters + 2 * batch * network.activations) * PLAIN,
-        disk=len(recipe.checkpoints) * network.state * PLAIN,
-        scratch=(len(recipe.checkpoints) + states - 1) * network.state * PLAIN,
+        disk=checkpoints if kept else 0,
+        scratch=checkpoints + (states - 1) * network.state * PLAIN,
     )
 
 
@@ -202,10 +224,10 @@ def eigenpairs_cost(p: int, k: int, room: Room, each: float) -> Cost:
 
 
 def quadrature_cost(p: int, probes: int, steps: int, room: Room, each: float) -> Cost:
-    """Return the cost of a quadrature: its products and one Gram-Schmidt pass as products."""
+    """Return the cost of a quadrature: its products, Gram-Schmidt, and the check of its basis."""
     steps = min(steps, p)
     basis = min(room.basis, min(probes, room.vectors) * steps * p * room.itemsize)
-    return Cost(probes * steps, probes * (steps * each + 2 * p * steps**2), work=basis)
+    return Cost(probes * steps, probes * (steps * each + 4 * p * steps**2), work=basis)
 
 
 def hierarchy_cost(config: Config, network: NetworkFacts, room: Room, *, examples: int) -> Cost:

@@ -106,7 +106,8 @@ def data_facts(dataset: Dataset, data_root: str) -> DataFacts:
     facts = SOURCES.get(dataset.source)
     if facts is None:
         return _read_facts(dataset, data_root)
-    shape = (facts.channels, facts.size, facts.size)
+    cropped = dataset.image_size if dataset.source == "imagenet" else None
+    shape = (facts.channels, *[cropped or facts.size] * 2)
     if dataset.groups is None:
         return DataFacts(shape, facts.classes, facts.train, facts.test)
     share = sum(len(group) for group in dataset.groups) / facts.classes

@@ -9,6 +9,7 @@ from pipeline.assign import overlap_job
 from pipeline.config import Config
 from pipeline.jobs.overlap import Side, pairs_of
 from pipeline.plan.costs import (
+    PLAIN,
     Cost,
     hierarchy_cost,
     on_gpu,
@@ -36,19 +37,30 @@ class UnknownError(Exception):
 
 @dataclass(frozen=True)
 class Job:
-    """A job and its cost, None where it cannot be told; bytes of main and, on a GPU, its memory."""
+    """A job, whether it is ``done``, and its cost, None where it cannot be told.
+
+    ``main`` and ``device`` are bytes of main memory, and of each GPU's where it runs on some;
+    ``processes`` share its work.
+    """
 
     work: Work
+    done: bool
     cost: Cost | None
-    main: float
-    device: float
+    main: float = 0.0
+    device: float = 0.0
+    processes: int = 1
+
+    @property
+    def flop(self) -> float:
+        """The FLOPs of one process."""
+        return self.cost.flop / self.processes if self.cost else 0.0
 
 
 @dataclass(frozen=True)
 class Row:
     """A rule's jobs, the known ones' ``cost`` in all, and the FLOPs of those ``left`` to do.
 
-    ``largest`` and ``longest`` are the jobs of the most memory and of the most FLOPs.
+    ``largest`` and ``longest`` are the jobs of the most memory and of the most FLOPs a process.
     """
 
     jobs: int
@@ -77,7 +89,8 @@ def plan_of(config: Config, *, device_gb: float) -> Plan:
         try:
             cost = account.cost(work)
         except UnknownError as error:
-            jobs.setdefault(work.rule, []).append(Job(work, None, 0.0, 0.0))
+            unknown = Job(work, is_done(config, work), None)
+            jobs.setdefault(work.rule, []).append(unknown)
             notes.setdefault(f"unknown: {error}", {})[work.rule] = None
             continue
         jobs.setdefault(work.rule, []).append(account.job(work, cost))
@@ -91,12 +104,12 @@ def _row(jobs: list[Job]) -> Row:
     known = [job for job in jobs if job.cost]
     return Row(
         jobs=len(jobs),
-        done=sum(job.work.done for job in jobs),
+        done=sum(job.done for job in jobs),
         unknown=len(jobs) - len(known),
         cost=sum((job.cost for job in known), Cost()),
-        left=sum(job.cost.flop for job in known if not job.work.done),
+        left=sum(job.cost.flop for job in known if not job.done),
         largest=max(jobs, key=lambda job: (job.device, job.main)),
-        longest=max(jobs, key=lambda job: job.cost.flop if job.cost else 0.0),
+        longest=max(jobs, key=lambda job: job.flop),
     )
 
 
@@ -105,9 +118,17 @@ def network_name(work: Work) -> str:
     return "/".join(work.name.split("/")[:2])
 
 
-def recipe_of(config: Config, work: Work) -> Recipe:
-    """Return the recipe that a training job follows."""
-    return config.recipe(work.run.recipe)
+def is_done(config: Config, work: Work) -> bool:
+    """Return whether what a job makes is there, but for networks that its sweep has deleted."""
+    if work.rule != "train" or keeps_networks(config, work.run):
+        return work.done
+    return all(file.exists() for file in work.outputs if file.suffix != ".safetensors")
+
+
+def keeps_networks(config: Config, run: Run) -> bool:
+    """Return whether a trained run's checkpoints stay."""
+    sweep = config.sweep_of.get(run.recipe)
+    return sweep is None or config.recipes[sweep].sweep.keep
 
 
 class Account:
@@ -118,19 +139,26 @@ class Account:
         self.room = _once(lambda stage: room_of(config, stage, device_gb=device_gb))
         self.data = _once(self._data)
         self.network = _once(self._network)
+        self.trained = _once(self._train)
         self.stage = _once(self._stage)
         self.bound = _once(self._bound)
 
     def job(self, work: Work, cost: Cost) -> Job:
         """Return a job with the memory that it takes: of each GPU, and of main memory in all."""
+        done = is_done(self.config, work)
+        if not cost.flop:
+            return Job(work, done, cost)
         gpu, room = on_gpu(self.config, work.rule), self.room(work.rule)
         main = PROCESS + cost.held + cost.host + (0 if gpu else cost.work)
-        return Job(work, cost, room.processes * main, cost.held + cost.work if gpu else 0.0)
+        device = cost.held + cost.work if gpu else 0.0
+        return Job(work, done, cost, room.processes * main, device, room.processes)
 
     def cost(self, work: Work) -> Cost:
         """Return a job's cost; UnknownError where only the job itself can tell."""
         if work.rule == "train":
-            return self._train(work)
+            return self.trained(replace(work.run, seed=0))
+        if work.rule == "select":
+            return self._selected(work.run)
         if work.rule in STAGES:
             splits = Counter(Part.from_path(file).split for file in work.outputs)
             parts = [
@@ -155,18 +183,26 @@ class Account:
     def _of(self, run: Run) -> NetworkFacts:
         return self.network(run.dataset, run.model, run.norm)
 
-    def _train(self, work: Work) -> Cost:
-        data, n = self.data(work.run.dataset), work.run.n_per_class
-        sizes = {split: data.examples(split, n) for split in ("train", "test")}
-        return train_cost(recipe_of(self.config, work), self._of(work.run), **sizes)
+    def _sizes(self, run: Run) -> dict[str, int]:
+        data = self.data(run.dataset)
+        return {split: data.examples(split, run.n_per_class) for split in ("train", "test")}
+
+    def _train(self, run: Run) -> Cost:
+        recipe, kept = self.config.recipe(run.recipe), keeps_networks(self.config, run)
+        network, room = self._of(run), self.room("train")
+        return train_cost(recipe, network, room, kept=kept, **self._sizes(run))
+
+    def _selected(self, run: Run) -> Cost:
+        """Return the cost of a sweep's choice: a copy of the best candidate's networks."""
+        checkpoints = self.config.recipes[run.recipe].checkpoints
+        return Cost(disk=len(checkpoints) * self._of(run).state * PLAIN)
 
     def _stage(self, stage: str, run: Run, split: str) -> Cost:
         examples = self.data(run.dataset).examples(split, run.n_per_class)
         return COSTS[stage](self.config, self._of(run), self.room(stage), examples=examples)
 
     def _bound(self, run: Run, method: str) -> Cost:
-        data, room = self.data(run.dataset), self.room("bounds")
-        sizes = {split: data.examples(split, run.n_per_class) for split in ("train", "test")}
+        room, sizes = self.room("bounds"), self._sizes(run)
         return bounds_cost(self.config, self._of(run), room, method=method, **sizes)
 
     def _overlap(self, dataset: str, model: str, norm: str) -> Cost:

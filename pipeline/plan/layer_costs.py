@@ -143,7 +143,7 @@ def bounds_cost(
         + 3 * steps * turned
         + bases * (basis + solved)
         + sampled,
-        held=((train + test) * network.inputs + 2 * p) * room.itemsize,
+        held=(room.images(network, train) + room.images(network, test) + 2 * p) * room.itemsize,
         work=numbers * room.itemsize + min(room.at_once, at_once),
         disk=PART,
         scratch=(4 * p + squares) * room.itemsize,

@@ -74,7 +74,7 @@ def _memory(config: Config, plan: Plan, tflops: float) -> Table:
         table.add_column(name, justify="right")
     table.add_column("most memory in")
     for rule, row in plan.rows.items():
-        if not row.cost.flop:  # cubes and figures, and what is unknown
+        if not row.cost.flop:  # of jobs that compute nothing to speak of, or are unknown
             continue
         job = row.largest
         table.add_row(
@@ -90,8 +90,7 @@ def _memory(config: Config, plan: Plan, tflops: float) -> Table:
 
 def _hours(row: Row, tflops: float) -> float:
     """Return the hours of a rule's longest job."""
-    cost = row.longest.cost
-    return cost.flop / TERA / tflops / HOUR if cost else 0.0
+    return row.longest.flop / TERA / tflops / HOUR
 
 
 def _assumptions(config: Config, plan: Plan, tflops: float, device_gb: float) -> Iterator[str]:
@@ -115,7 +114,7 @@ def _assumptions(config: Config, plan: Plan, tflops: float, device_gb: float) ->
         "upper bounds: backward passes down to a layer, taken as whole ones; trainings, which stop "
         "where they diverge; memory, of kept chunks above all. All else is counted"
     )
-    gpus = [rule for rule in plan.rows if on_gpu(config, rule)]
+    gpus = [rule for rule, row in plan.rows.items() if row.cost.flop and on_gpu(config, rule)]
     if gpus:
         yield f"{', '.join(gpus)} on GPUs of {device_gb:g} GiB (--device-gb)"
     shares = (
@@ -135,6 +134,8 @@ def _assumptions(config: Config, plan: Plan, tflops: float, device_gb: float) ->
 def _warnings(config: Config, plan: Plan, tflops: float, device_gb: float) -> Iterator[str]:
     """Yield where a rule's jobs take more than they ask for."""
     for rule, row in plan.rows.items():
+        if not row.cost.flop:
+            continue
         asked, job = getattr(config.resources, rule), row.largest
         if job.main > asked.mem_mb * 1e6:
             yield (
