@@ -20,8 +20,10 @@ from pipeline.jobs.spectrum import write_spectra
 from pipeline.jobs.train import train_run
 from pipeline.models.registry import build
 from pipeline.plan import jobs as jobs_module
+from pipeline.plan.costs import room_of
 from pipeline.plan.facts import DataFacts, data_facts, network_facts
 from pipeline.plan.jobs import Account, plan_of
+from pipeline.plan.layer_costs import layer_route
 from pipeline.plan.table import print_plan
 from pipeline.runs import run_folder
 from pipeline.workload import workload
@@ -100,11 +102,15 @@ def test_a_layers_product_costs_what_is_said():
     network = build(MODELS["lenet5"], "none", IMAGES.shape, 3, init="default", seed=0).eval()
     data = torch.randn(10, *IMAGES.shape), torch.arange(10) % 3
     assert [layer.name for layer in facts.layers] == ["conv1", "conv2", "fc1", "fc2", "fc3"]
-    for layer in facts.layers:
-        A = layer_hessian(network, data, layer=layer.name)
-        v = torch.randn(A.shape[0])
-        said = 40 * layer.positions * (layer.weights + 3 * layer.outputs)
-        assert counted(lambda A=A, v=v: A @ v) == said
+    # By factors; conv1, whose factors take 1.3 MB, by the matrices of three chunks; and anew.
+    for memory, layers in ((1.0, facts.layers), (0.0005, facts.layers[:1]), (0.0, facts.layers)):
+        compute = {"memory_gb": memory, "chunk": 4}
+        room = room_of(config(compute=compute), "layers", device_gb=80)
+        for layer in layers:
+            A = layer_hessian(network, data, layer=layer.name, **compute)
+            v = torch.randn(A.shape[0])
+            found, said = counted(lambda A=A, v=v: A @ v), layer_route(facts, room, layer, 10).each
+            assert found == said if memory else found <= said
 
 
 def test_a_networks_facts_need_no_data():

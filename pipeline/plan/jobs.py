@@ -19,7 +19,6 @@ from pipeline.plan.costs import (
 )
 from pipeline.plan.facts import DataFacts, NetworkFacts, data_facts, network_facts
 from pipeline.plan.layer_costs import bounds_cost, layers_cost, overlap_cost, theory_cost
-from pipeline.recipes import Recipe
 from pipeline.runs import Part, Run
 from pipeline.tasks import STAGES, layers_parts
 from pipeline.workload import Work, workload

@@ -1,6 +1,6 @@
 """What layers, overlaps, random networks and bounds cost."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import ceil
 
 import torch
@@ -10,7 +10,7 @@ from pipeline.anatomy.bounds import basis_changes
 from pipeline.anatomy.layerwise import BEYOND, EXACT, MOST, fitting
 from pipeline.config import Config
 from pipeline.curvature.base import Dense
-from pipeline.curvature.layer import COPIES
+from pipeline.curvature.layer import COPIES, WHOLE
 from pipeline.plan.costs import EIGH, PART, PLAIN, SET_UP, WIDE, Cost, Room, eigenpairs_cost
 from pipeline.plan.facts import LayerFacts, NetworkFacts
 from pipeline.stages import Theory
@@ -58,29 +58,58 @@ def _pairs(config: Config, layer: LayerFacts, room: Room) -> int:
 def _layer_cost(
     config: Config, network: NetworkFacts, room: Room, layer: LayerFacts, examples: int
 ) -> Cost:
-    m, n, C = layer.outputs, layer.inputs, network.classes
+    m, n = layer.outputs, layer.inputs
     k = _pairs(config, layer, room)
-    factors = layer.positions * (n + C * m) * room.itemsize * examples / room.processes
-    kept = min(1.0, room.chunks / factors)
-    closed = 4 * layer.positions * (layer.weights + C * m)  # X, A, A^T and X^T in turn
-    again = 4 * network.forward  # at most, of the first layer
-    each = examples * (kept * closed + (1 - kept) * again)
+    route = layer_route(network, room, layer, examples)
     probes = layer.weights if layer.weights <= EXACT else config.layers.probes
     products = SET_UP + probes
     checked = examples * (network.product("Hess", kept=0) + network.product("G", kept=0))
     shapes = 4 * k * layer.weights * min(m, n)  # singular values alone
-    pairs = eigenpairs_cost(layer.weights, k, room, each)
-    made = factors_flop(network, layer, examples)
+    pairs = eigenpairs_cost(layer.weights, k, room, route.each)
+    made = route.made + 2 * factors_flop(network, layer, examples)
     notes = ()
     if k < _asked(config, layer):
         notes = (f"compute.basis_gb has room for {k} eigenpairs of {layer.name}, fewer than asked",)
     return Cost(
         pairs.passes + products,
-        pairs.flop + products * each + checked + 2 * made + EIGH * (m**3 + n**3) + shapes,
-        work=pairs.work + min(room.chunks, factors) + min(room.at_once, COPIES * factors),
+        pairs.flop + products * route.each + checked + made + EIGH * (m**3 + n**3) + shapes,
+        work=pairs.work + route.held,
         scratch=(pairs.passes + products) * layer.weights * room.itemsize,
         notes=notes,
     )
+
+
+@dataclass(frozen=True)
+class Route:
+    """How a layer is multiplied: FLOPs ``each`` time and as it is ``made``, bytes ``held``."""
+
+    each: float
+    made: float
+    held: float
+
+
+def layer_route(network: NetworkFacts, room: Room, layer: LayerFacts, examples: int) -> Route:
+    """Return the cost of products with a layer's Hessian over so many examples.
+
+    By its factors where they fit; where not, by small chunks' own matrices if these do; otherwise
+    what does not fit is differentiated anew.
+    """
+    m, n, C, size = layer.outputs, layer.inputs, network.classes, layer.weights
+    each_example = layer.positions * (n + C * m) * room.itemsize
+    own = examples / room.processes
+    factors = each_example * own
+    pass_bytes = min(room.at_once, COPIES * factors)
+    chunk = max(1, min(room.chunk, own, room.at_once // (COPIES * each_example)))
+    matrices = ceil(own / chunk) * size**2
+    if size <= WHOLE and matrices * room.itemsize <= room.chunks < factors:
+        made = examples * 2 * C * (layer.positions * size + size**2)
+        each = room.processes * 2 * matrices
+        return Route(each, made, matrices * room.itemsize + pass_bytes)
+    kept = min(1.0, room.chunks / factors)
+    closed = 4 * layer.positions * (size + C * m)  # X, A, A^T and X^T in turn
+    again = 4 * network.forward  # at most, of the first layer
+    each = examples * (kept * closed + (1 - kept) * again)
+    return Route(each, 0.0, min(room.chunks, factors) + pass_bytes)
 
 
 def factors_flop(network: NetworkFacts, layer: LayerFacts, examples: int) -> float:
