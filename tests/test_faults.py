@@ -121,8 +121,8 @@ def test_kills_at_random_moments_change_nothing(undisturbed, tmp_path, kills):
     assert products(folder) == undisturbed
     assert not list((folder / "results").rglob(".*Job-*"))
     assert not list((folder / "results").rglob("*.partial"))
-    # Jobs of several kinds were struck.
-    assert len(set().union(*struck)) >= (2 if kills == 3 else 6), struck
+    # Jobs were struck; of many kills those of several kinds.
+    assert len(set().union(*struck)) >= (1 if kills == 3 else 6), struck
 
 
 def begins_jobs(process, folder, count):
