@@ -183,7 +183,7 @@ def test_across_several_groups_each_space_is_read_once_a_pair_of_groups(root, mo
         for seed in (0, 1, 2)
     ]
     job = overlap_job(root, (0, 1, 2), recipes=("a", "b", "c"), across=("recipe",))
-    pairs = sorted(overlap._pairs(sides, job), key=lambda pair: [side.group for side in pair])
+    pairs = sorted(overlap.pairs_of(sides, job), key=lambda pair: [side.group for side in pair])
     batches = [key for key, _ in groupby(pairs, lambda pair: [side.group for side in pair])]
     assert len(pairs) == 3 * 3 + 3 * 6
     assert len(batches) == 3 + 3

@@ -55,7 +55,32 @@ LONG = MATRIX | {
     "recipes": {"sgd": RECIPE | {"epochs": 9000, "checkpoints": [9000]}},
     "grid": [MATRIX["grid"][0] | {"norms": ["none"], "seeds": [0]}],
 }
-PATIENCE = 240.0  # seconds for a job to come to a state
+# A network that takes half a second an epoch on any machine: more than one minute, less than two.
+PACED = """
+import time
+from torch import nn
+
+class Paced(nn.Sequential):
+    def forward(self, x):
+        if self.training:
+            time.sleep(0.1)
+        return super().forward(x)
+
+def build(in_shape, classes, norm):
+    return Paced(nn.Flatten(), nn.Linear(in_shape[-1] * in_shape[-2], classes))
+"""
+
+
+def of_paced(epochs):
+    """Return the settings that train the paced network alone."""
+    return LONG | {
+        "models": {"paced": {"family": "paced:build"}},
+        "recipes": {"sgd": RECIPE | {"epochs": epochs, "checkpoints": [epochs]}},
+        "grid": [LONG["grid"][0] | {"models": ["paced"]}],
+    }
+
+
+PATIENCE = 600.0  # seconds for a job to come to a state, on a machine that does much else
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +95,7 @@ def cluster(tmp_path_factory):
 def command(folder, settings, *arguments):
     if not folder.exists():
         begin_in(folder)  # whose results no commit made meanwhile changes
+    (folder / "paced.py").write_text(PACED)
     (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
     return [
         sys.executable, "-m", "snakemake", "--snakefile", str(folder / "project" / "Snakefile"),
@@ -145,10 +171,9 @@ def test_the_matrix_gives_what_it_gives_locally(cluster, tmp_path):
 
 def test_two_gpu_jobs_run_at_once_on_devices_of_their_own(cluster, tmp_path):
     asked = {"train": {"mem_mb": 1500, "runtime": 10, "gpu": 1, "gpu_model": "h200"}}
-    settings = LONG | {
-        "grid": [LONG["grid"][0] | {"seeds": [0, 1]}],
-        "resources": LONG["resources"] | asked,
-    }
+    settings = of_paced(60)
+    settings["grid"] = [settings["grid"][0] | {"seeds": [0, 1]}]
+    settings["resources"] = LONG["resources"] | asked
     process = begin(on_slurm(tmp_path / "gpus", settings))
     seen = set()
 
@@ -182,36 +207,15 @@ SCARCE = {
     "memory": ({"mem_mb": 400, "runtime": 10}, "OUT_OF_MEMORY|FAILED|CANCELLED"),
     "time": ({"mem_mb": 1500, "runtime": 1}, "TIMEOUT"),
 }
-# A network that takes half a second an epoch on any machine: more than one minute, less than two.
-PACED = """
-import time
-from torch import nn
-
-class Paced(nn.Sequential):
-    def forward(self, x):
-        if self.training:
-            time.sleep(0.1)
-        return super().forward(x)
-
-def build(in_shape, classes, norm):
-    return Paced(nn.Flatten(), nn.Linear(in_shape[-1] * in_shape[-2], classes))
-"""
 
 
 @pytest.mark.slurm
 @pytest.mark.parametrize("what", SCARCE)
 def test_a_job_that_exceeds_what_it_asked_for_is_given_more(cluster, tmp_path, what):
     asked, end = SCARCE[what]
-    settings = LONG | {
-        "models": {"paced": {"family": "paced:build"}},
-        "recipes": {"sgd": RECIPE | {"epochs": 200, "checkpoints": [200]}},
-        "grid": [LONG["grid"][0] | {"models": ["paced"]}],
-        "resources": LONG["resources"] | {"train": asked},
-    }
-    before, folder = len(ends_of_jobs(cluster)), tmp_path / what
-    words = on_slurm(folder, settings)
-    (folder / "paced.py").write_text(PACED)
-    run(words)
+    settings = of_paced(200) | {"resources": LONG["resources"] | {"train": asked}}
+    before = len(ends_of_jobs(cluster))
+    run(on_slurm(tmp_path / what, settings))
     ends = ends_of_jobs(cluster)[before:]
     assert re.fullmatch(end, ends[0]), ends
     # Trained at a later attempt, then gathered and drawn.
