@@ -193,7 +193,7 @@ def prepared(images: torch.Tensor, *, size: int | None, dataset: Dataset) -> tor
 
     Each number is the same whichever images are prepared together.
     """
-    images = images.float() / _full(images) if images.dtype == torch.uint8 else images.float()
+    images = images.float().div_(_full(images)) if images.dtype == torch.uint8 else images.float()
     return normalised(fitted(images, size, dataset.fit), dataset)
 
 
@@ -226,4 +226,4 @@ def normalised(images: torch.Tensor, dataset: Dataset) -> torch.Tensor:
         torch.tensor(values, device=images.device).view(1, -1, 1, 1)
         for values in (dataset.mean, dataset.std)
     )
-    return (images - mean) / std
+    return (images - mean).div_(std)
