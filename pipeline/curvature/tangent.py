@@ -56,6 +56,7 @@ def linearised(
         if isinstance(cell.cell_contents, fx.GraphModule)
     ]
     _drop_idle(graph)
+    _free_unread(graph)
     evaluate = torch.compile(fx.GraphModule(graph, graph.graph)) if compiled else graph
 
     def push(v: torch.Tensor) -> torch.Tensor:
@@ -91,6 +92,23 @@ def _drop_idle(graph: fx.GraphModule) -> None:
                 break
     graph.graph.eliminate_dead_code()
     graph.recompile()
+
+
+def _free_unread(graph: fx.GraphModule) -> None:
+    """Free what was folded and no operation reads: most of it, copies of the weights among them."""
+    graph.const_subgraph_module = None  # which folded it
+    name = graph.fx_const_folded_attrs_name
+    folded = getattr(graph, name or "", None)
+    if not isinstance(folded, nn.ParameterList):
+        return
+    read = {
+        node.args[1]
+        for source in graph.graph.nodes
+        if source.target == name
+        for node in source.users
+    }
+    for place in set(range(len(folded))) - read:
+        folded[place] = torch.empty(0)
 
 
 def _is_operation(node: fx.Node) -> bool:
