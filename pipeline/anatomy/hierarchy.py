@@ -17,6 +17,7 @@ from pipeline.curvature.gram import squared_norms
 from pipeline.curvature.levels import PARTS, Weights
 from pipeline.curvature.problem import HasExamples, Options
 from pipeline.curvature.sandwich import gauss_newton
+from pipeline.device import release
 from pipeline.spectra.lanczos import Quadrature, gaussian, lanczos_quadrature
 from pipeline.streams import stream
 
@@ -52,6 +53,7 @@ class Network:
 
     def quadrature(self, operator: LinearOperator, name: str) -> Quadrature:
         """Return the quadrature of an operator; all have the same probes."""
+        release()
         return lanczos_quadrature(
             self.wrap(operator, name),
             steps=self.settings.steps,

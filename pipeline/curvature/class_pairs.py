@@ -59,11 +59,8 @@ def pair_gram(
     width = max(1, min(p, room // max(1, len(pairs) * theta.dtype.itemsize)))
     gram = torch.zeros(len(pairs), len(pairs), dtype=torch.float64, device=theta.device)
     for start in range(0, p, width):
-        rows = _vectors(problem, pi, mass, pairs, slice(start, min(p, start + width)))
-        # In float64: what is read from it are differences of nearly parallel vectors.
-        for some in rows.split(COLUMNS, dim=1):
-            wide = some.double()
-            gram += wide @ wide.T
+        # Unnamed, so that a block's vectors are gone before the next one's are made.
+        gram += _gram(_vectors(problem, pi, mass, pairs, slice(start, min(p, start + width))))
     return PairGram(tuple(pairs), gram.cpu(), (mass / problem.examples).cpu())
 
 
@@ -126,6 +123,18 @@ def _vectors(
             weights = -ratio(mass[c, cross], mass[c, spared]).to(theta.dtype)
             rows[place_of[spared]] = weights @ rows[[place_of[k] for k in cross]]
     return sum_over_ranks(rows)
+
+
+def _gram(rows: torch.Tensor) -> torch.Tensor:
+    """Return the Gram matrix of rows.
+
+    In float64: what is read from it are differences of nearly parallel vectors.
+    """
+    gram = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
+    for some in rows.split(COLUMNS, dim=1):
+        wide = some.double()
+        gram += wide @ wide.T
+    return gram
 
 
 def _spared(cross: list[int], mass: torch.Tensor) -> int | None:

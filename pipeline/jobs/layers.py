@@ -20,6 +20,7 @@ from pipeline.curvature.layer import layer_names
 from pipeline.curvature.memory import basis_budget
 from pipeline.curvature.parallel import least_over_ranks
 from pipeline.curvature.tangent import NotLinearisedError
+from pipeline.device import release
 from pipeline.errors import AnatomyError
 from pipeline.jobs.parts import Record, options_of, write_parts
 from pipeline.progress import say
@@ -48,6 +49,7 @@ def _part(job: LayersJob, run: OpenRun, split: str, record: Record) -> xr.Datase
     )
     found: dict[str, LayerAnatomy] = {}
     for name in settings.names or layer_names(run.model):
+        release()  # what the layer before took
         try:
             found[name] = layer_anatomy(network, name)
         except AnatomyError as error:
@@ -59,6 +61,7 @@ def _part(job: LayersJob, run: OpenRun, split: str, record: Record) -> xr.Datase
     layers = xr.Variable("layer", np.array(list(found), dtype=object))
     one_by_one = [_of_layer(layer, network) for layer in found.values()]
     part = xr.concat(one_by_one, dim=layers, join="outer")
+    release()
     part = part.merge(_of_whole(network, list(found)), join="outer")
     vectors = {name: layer.eigenvectors.T.numpy() for name, layer in found.items()}
     return part.merge(eigenspaces(vectors))

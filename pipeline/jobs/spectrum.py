@@ -22,6 +22,7 @@ from pipeline.curvature.memory import basis_budget
 from pipeline.curvature.parallel import least_over_ranks, ranks
 from pipeline.curvature.sandwich import gauss_newton
 from pipeline.curvature.second_order import hessian, residual
+from pipeline.device import release
 from pipeline.jobs.parts import Record, options_of, write_parts
 from pipeline.tasks import SpectrumJob
 
@@ -46,6 +47,7 @@ def _spectrum(
     matrix: str, run: OpenRun, split: str, job: SpectrumJob, record: Record
 ) -> MatrixSpectrum:
     """Return one matrix's spectrum, whole where it is small, by Lanczos where it is not."""
+    release()  # what the matrix before took
     data, compute, settings = getattr(run, split), job.compute, job.spectrum
     options = options_of(job)
     operator = OPERATORS[matrix](run.model, data, **options)

@@ -1,5 +1,6 @@
 """A Krylov basis with its images, grown block by block and cut back to Ritz vectors."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from pipeline.spectra.lanczos import Operator, gaussian, norms, orthogonalised
 
 CHECK_EVERY = 3  # blocks between looks at convergence; a look waits for the device
+COLUMNS = 2**18  # of a basis that are combined at once
 BREAKDOWN = 50  # of rounding units: a new vector shorter than this, in ||A||, is noise
 
 
@@ -157,16 +159,22 @@ class Krylov:
 
     def pairs(self, found: Ritz, which: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
         """Return Ritz vectors v as rows, and ||A v - lambda v|| from the kept images."""
-        vectors, images = self._combined(self.Q, found, which), self._combined(self.W, found, which)
-        values = torch.as_tensor(found.values[which, None], dtype=vectors.dtype)
-        lengths = norms(images.sub_(values.to(vectors.device) * vectors))
-        return vectors, lengths.cpu().numpy()
+        S = self._weights(found, which)
+        values = torch.as_tensor(found.values[which, None], dtype=S.dtype, device=S.device)
+        vectors = self.Q.new_empty(len(which), self.Q.shape[1])
+        lengths = []
+        for columns in self._columns():
+            vectors[:, columns] = S @ self.Q[: self.filled, columns]
+            images = S @ self.W[: self.filled, columns]
+            lengths.append(norms(images - values * vectors[:, columns]))
+        return vectors, torch.stack(lengths).norm(dim=0).cpu().numpy()
 
     def restart(self, found: Ritz, which: np.ndarray) -> None:
         """Cut the basis back to the given Ritz vectors."""
-        kept = len(which)
+        kept, S = len(which), self._weights(found, which)
         for rows in (self.Q, self.W):
-            rows[:kept] = self._combined(rows, found, which)
+            for columns in self._columns():
+                rows[:kept, columns] = S @ rows[: self.filled, columns]
         last = torch.as_tensor(found.coordinates[:, which].T, device=self.last.device)
         self.last[:kept] = last @ self.last[: self.filled]
         self.T.zero_()
@@ -174,6 +182,12 @@ class Krylov:
         self.alive[:kept] = True
         self.filled = kept
 
-    def _combined(self, rows: torch.Tensor, found: Ritz, which: np.ndarray) -> torch.Tensor:
-        S = torch.as_tensor(found.coordinates[:, which].T.copy(), dtype=rows.dtype)
-        return S.to(rows.device) @ rows[: self.filled]
+    def _weights(self, found: Ritz, which: np.ndarray) -> torch.Tensor:
+        """Return what makes Ritz vectors of the basis, a row for each."""
+        S = torch.as_tensor(found.coordinates[:, which].T.copy(), dtype=self.Q.dtype)
+        return S.to(self.Q.device)
+
+    def _columns(self) -> Iterator[slice]:
+        """Yield the columns piece by piece: whole, what is made of a basis takes its room again."""
+        p = self.Q.shape[1]
+        return (slice(start, start + COLUMNS) for start in range(0, p, COLUMNS))

@@ -158,6 +158,7 @@ def lanczos_quadrature(
             values, vectors = eigh_tridiagonal(found.alpha[i, :m], found.beta[i, : m - 1])
             nodes[first + i, :m] = values
             weights[first + i, :m] = vectors[0] ** 2
+        del found  # its basis, before the next group's is made
     return Quadrature(nodes, weights, dimension, min(room, steps), max(misses))
 
 
