@@ -14,7 +14,7 @@ from pipeline.comparison.rows import ABSENT, NO_VALUE, OUTSIDE, WITHIN, Row, com
 from pipeline.config import VGG11, Dataset, FNet, Grid, LeNet5
 from pipeline.cubes.assemble import Placed, assemble
 from pipeline.cubes.schema import SCHEMA, leading_dims
-from pipeline.recipes import Recipe
+from pipeline.recipes import Recipe, Sweep
 from pipeline.reference import paper_d, paper_s
 from pipeline.reference.published import NEAR, SHARE
 from pipeline.reference.scale import is_of
@@ -213,6 +213,12 @@ SCALES = {
     "a factor that nothing uses": ({"drop_factor": 0.5}, {}, "as in the paper"),
     "initialisation": ({"init": "default"}, {}, "init default (xavier)"),
     "pixels": ({}, {"dataset": "plain"}, "pixels' mean 0.1307 (0.5); pixels' std 0.3081 (0.5)"),
+    "augmentation": (
+        {"augment": {"RandomCrop": {"size": 28}}},
+        {},
+        "augmented by RandomCrop (not)",
+    ),
+    "precision": ({"precision": "bfloat16"}, {}, "trained in bfloat16"),
     "two things": ({"lr": 0.02}, {"seeds": (0,)}, "1 of 5 seeds; lr 0.02 (0.01)"),
 }
 
@@ -273,14 +279,27 @@ def test_of_several_recipes_the_nearest_is_compared():
     assert chosen(recipes, grids[:2]).measured.value == 1.0
 
 
+def test_networks_that_all_diverged_have_no_value():
+    grid = block("any", "fnet", **AS_D)
+    cube = gathered("layers", grid, of_fc1(2.04), epoch=1000).isel(epoch=[])
+    rows = compare(job_of({"layers": (grid,)}, {"sgd": WHOLE}), {"layers": cube})
+    assert row_of(rows, "F-200^2", "fc1: Hessian eigenvalue 0").verdict == NO_VALUE
+
+
 def test_s_is_compared_at_its_sample_size():
     grid = block("plain", "deep", norms=("batch",), sizes=(10, 1351, 5000), seeds=(0,))
-    swept = Recipe.model_construct(**dict(paper_s_recipe()) | {"lr": None})
     cube = power_law_cube(grid, epoch=200)
-    job = job_of({"spectrum": (grid,)}, {"sgd": swept}, spectrum=Spectrum(steps=2048))
-    row = row_of(compare(job, {"spectrum": cube}), "VGG11", LAW)
-    assert row.found.runs == "plain/deep/batch/sgd/n1351"
-    assert row.scale == "as in the paper"
+
+    def swept(count):
+        sweep = Sweep(low=1e-4, high=0.25, count=count)
+        recipe = paper_s_recipe().model_copy(update={"lr": None, "sweep": sweep})
+        job = job_of({"spectrum": (grid,)}, {"sgd": recipe}, spectrum=Spectrum(steps=2048))
+        return row_of(compare(job, {"spectrum": cube}), "VGG11", LAW)
+
+    assert swept(100).found.runs == "plain/deep/batch/sgd/n1351"
+    assert swept(100).scale == "as in the paper"
+    expected = "best of 8 rates from 0.0001 to 0.25 (100 rates from 0.0001 to 0.25)"
+    assert swept(8).scale == expected
     job = job_of({"spectrum": (grid,)}, {"sgd": paper_s_recipe()}, spectrum=Spectrum(steps=128))
     row = row_of(compare(job, {"spectrum": cube}), "VGG11", LAW)
     assert row.scale == "lr 0.02 (swept); spectrum.steps 128 (2048)"

@@ -20,9 +20,9 @@ from pipeline.jobs.spectrum import write_spectra
 from pipeline.jobs.train import train_run
 from pipeline.models.registry import build
 from pipeline.plan import jobs as jobs_module
-from pipeline.plan.costs import room_of
+from pipeline.plan.costs import Cost, room_of
 from pipeline.plan.facts import DataFacts, data_facts, network_facts
-from pipeline.plan.jobs import Account, plan_of
+from pipeline.plan.jobs import Account, Job, plan_of
 from pipeline.plan.layer_costs import layer_route
 from pipeline.plan.table import print_plan
 from pipeline.runs import run_folder
@@ -242,13 +242,24 @@ def test_hours_are_at_the_stated_rate():
     flop = sum(row.cost.flop for row in plan_of(settings, device_gb=80).rows.values())
     hours = {
         rate: float(
-            next(x for x in printed(settings, tflops=rate).split("\n") if "total" in x).split()[3]
+            next(x for x in printed(settings, tflops=rate).split("\n") if "total" in x).split()[-3]
         )
         for rate in (1e-3, 2e-3)
     }
     assert hours[1e-3] == pytest.approx(flop / 1e9 / 3600, rel=0.01)
     assert hours[2e-3] == pytest.approx(hours[1e-3] / 2, rel=0.01)
     assert "0.001 TFLOP/s" in printed(settings, tflops=1e-3)
+
+
+def test_main_memory_and_a_gpu_s_are_each_of_the_job_that_takes_most():
+    settings = config()
+    works = [work for work in workload(settings) if work.rule == "layers"][:2]
+    one, other = (
+        Job(work, False, Cost(flop=1), main=main, device=device)
+        for work, main, device in zip(works, (9e9, 1e9), (1e9, 9e9), strict=True)
+    )
+    row = jobs_module._row([one, other])
+    assert (row.largest, row.fullest) == (one, other)
 
 
 def test_what_exceeds_the_scheduler_is_warned_of():

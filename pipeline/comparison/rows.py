@@ -112,7 +112,10 @@ def _found(
     place = {key: value for key, value in asdict(run).items() if key in NETWORK}
     if "epoch" in cube.dims:
         place["epoch"] = trained_epochs(recipe)
-    value = measured(cube.sel(place), published, job.figures)
+    try:
+        value = measured(cube.sel(place), published, job.figures)
+    except KeyError:
+        value = None  # all of its networks diverged: the cube knows nothing of them
     words = departures(
         published.experiment,
         dataset=job.datasets[run.dataset],

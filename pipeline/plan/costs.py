@@ -1,7 +1,7 @@
 """What a training, a spectrum and a hierarchy cost: an account of what their jobs will do."""
 
 from dataclasses import dataclass, replace
-from math import inf
+from math import ceil, inf
 
 import torch
 
@@ -11,7 +11,7 @@ from pipeline.config import Config
 from pipeline.curvature.gram import factor_bytes
 from pipeline.curvature.levels import PARTS, Weights
 from pipeline.curvature.memory import GIB, SHARE_FOR_BASIS, SHARE_FOR_CHUNKS, SHARE_FOR_PASS
-from pipeline.curvature.problem import GUESS
+from pipeline.curvature.problem import COPIES, GUESS
 from pipeline.device import SHARE_FOR_DATA
 from pipeline.plan.facts import NetworkFacts
 from pipeline.recipes import Recipe
@@ -78,16 +78,20 @@ class Room:
     vectors: int
 
     def kept(self, network: NetworkFacts, examples: int) -> float:
-        """Return the share of the examples that is surely kept linearised."""
-        wanted = self._linearised(network) * examples / self.processes
-        return min(1.0, self.chunks / wanted)
+        """Return the share of the examples that is surely kept linearised, in whole chunks."""
+        own = examples / self.processes
+        fit = max(1.0, min(self.chunk, own, self.at_once // self._each(network)))
+        chunks = self.chunks // self._linearised(network, fit)
+        return min(1.0, chunks * fit / own)
 
     def taken(self, network: NetworkFacts, examples: int) -> float:
         """Return the bytes of kept chunks, and of a pass over one beside them, at most."""
+        pieces = min(self.chunk, examples / self.processes) * self.vectors
+        # A pass has some vectors of its own, as a kept chunk has copies of the weights.
+        weights = COPIES * network.parameters * self.itemsize
+        at_once = min(self.at_once, self._each(network) * pieces) + weights
         own = examples / self.processes
-        each = self._linearised(network)
-        at_once = min(self.at_once, each * min(self.chunk, own) * self.vectors)
-        return min(self.chunks, each * own) + at_once
+        return min(self.chunks, self._linearised(network, own)) + at_once
 
     def notes(self, network: NetworkFacts, examples: int) -> tuple[str, ...]:
         """Return what to say where chunks may not all be kept, or images are streamed."""
@@ -107,7 +111,11 @@ class Room:
         """Return the bytes of a network and of its examples."""
         return (network.parameters + self.images(network, examples)) * self.itemsize
 
-    def _linearised(self, network: NetworkFacts) -> float:
+    def _linearised(self, network: NetworkFacts, examples: float) -> float:
+        weights = ceil(examples / self.chunk) * COPIES * network.parameters * self.itemsize
+        return self._each(network) * examples + weights
+
+    def _each(self, network: NetworkFacts) -> float:
         return GUESS * network.activations * self.itemsize
 
 
@@ -151,12 +159,13 @@ def train_cost(
     checkpoints = len(recipe.checkpoints) * network.state * PLAIN
     evaluations = (recipe.epochs + 1) * (train + test) * network.forward
     states = 3 if recipe.momentum else 2  # weights, gradients, momenta
-    batch = max(recipe.batch, EVALUATION_BATCH)
+    # What an evaluation frees as it goes on is counted too.
+    held = max(2 * min(recipe.batch, train), min(EVALUATION_BATCH, max(train, test)))
     return Cost(
         passes=recipe.epochs,
         flop=recipe.epochs * train * network.gradient + evaluations,
         held=(images + network.parameters) * PLAIN,
-        work=((states - 1) * network.parameters + 2 * batch * network.activations) * PLAIN,
+        work=((states - 1) * network.parameters + held * network.activations) * PLAIN,
         disk=checkpoints if kept else 0,
         scratch=checkpoints + (states - 1) * network.state * PLAIN,
     )
@@ -237,7 +246,8 @@ def hierarchy_cost(config: Config, network: NetworkFacts, room: Room, *, example
     each = examples * network.component(kept=kept)
     chosen = len(chosen_classes(C, settings.classes))
     gram, vectors = GRAM_COPIES * WIDE * C**4, C**2 * p * room.itemsize
-    whole = gram <= SHARE_FOR_BASIS * room.main and vectors <= BLOCKS * room.basis
+    fits = gram <= SHARE_FOR_BASIS * room.main and vectors <= BLOCKS * room.basis
+    whole = chosen == C or fits
     names = ["G", "B2", *settings.knockouts, *([] if whole else ["B1"])]
     quadratures = len({Weights.of(name) for name in names})
     one = quadrature_cost(p, settings.probes, settings.steps, room, each)

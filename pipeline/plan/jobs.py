@@ -59,7 +59,8 @@ class Job:
 class Row:
     """A rule's jobs, the known ones' ``cost`` in all, and the FLOPs of those ``left`` to do.
 
-    ``largest`` and ``longest`` are the jobs of the most memory and of the most FLOPs a process.
+    ``largest`` and ``fullest`` are the jobs of the most main memory and of the most of a GPU's,
+    ``longest`` that of the most FLOPs a process.
     """
 
     jobs: int
@@ -68,6 +69,7 @@ class Row:
     cost: Cost
     left: float
     largest: Job
+    fullest: Job
     longest: Job
 
 
@@ -107,7 +109,8 @@ def _row(jobs: list[Job]) -> Row:
         unknown=len(jobs) - len(known),
         cost=sum((job.cost for job in known), Cost()),
         left=sum(job.cost.flop for job in known if not job.done),
-        largest=max(jobs, key=lambda job: (job.device, job.main)),
+        largest=max(jobs, key=lambda job: job.main),
+        fullest=max(jobs, key=lambda job: job.device),
         longest=max(jobs, key=lambda job: job.flop),
     )
 

@@ -15,6 +15,8 @@ from pipeline.plan.costs import EIGH, PART, PLAIN, SET_UP, WIDE, Cost, Room, eig
 from pipeline.plan.facts import LayerFacts, NetworkFacts
 from pipeline.stages import Theory
 
+FACTORS = 4  # copies of a layer's two Kronecker factors while their eigenproblems are solved
+
 
 def layers_cost(config: Config, network: NetworkFacts, room: Room, *, examples: int) -> Cost:
     """Return what the layers of one checkpoint on one split cost: products with single layers."""
@@ -73,7 +75,7 @@ def _layer_cost(
     return Cost(
         pairs.passes + products,
         pairs.flop + products * route.each + checked + made + EIGH * (m**3 + n**3) + shapes,
-        work=pairs.work + route.held,
+        work=max(pairs.work + route.held, FACTORS * (m**2 + n**2) * WIDE),
         scratch=(pairs.passes + products) * layer.weights * room.itemsize,
         notes=notes,
     )

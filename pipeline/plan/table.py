@@ -67,7 +67,10 @@ def _cells(row: Row, tflops: float) -> list[str]:
 
 
 def _memory(config: Config, plan: Plan, tflops: float) -> Table:
-    """Return the table of each rule's job of the most memory, beside what is asked for."""
+    """Return the table of the most memory that a job of each rule takes, beside what it asks for.
+
+    The job that is named is the one of the most of a GPU's memory, without one of main memory.
+    """
     table = Table(box=None, pad_edge=False)
     table.add_column("rule")
     for name in ("main memory", "asked", "of each GPU", "longest, h"):
@@ -76,14 +79,14 @@ def _memory(config: Config, plan: Plan, tflops: float) -> Table:
     for rule, row in plan.rows.items():
         if not row.cost.flop:  # of jobs that compute nothing to speak of, or are unknown
             continue
-        job = row.largest
+        most = row.fullest if row.fullest.device else row.largest
         table.add_row(
             rule,
-            _size(job.main),
+            _size(row.largest.main),
             _size(getattr(config.resources, rule).mem_mb * 1e6),
-            _size(job.device),
+            _size(row.fullest.device),
             _number(_hours(row, tflops)),
-            job.work.name,
+            most.work.name,
         )
     return table
 
@@ -136,14 +139,14 @@ def _warnings(config: Config, plan: Plan, tflops: float, device_gb: float) -> It
     for rule, row in plan.rows.items():
         if not row.cost.flop:
             continue
-        asked, job = getattr(config.resources, rule), row.largest
+        asked, job, full = getattr(config.resources, rule), row.largest, row.fullest
         if job.main > asked.mem_mb * 1e6:
             yield (
                 f"{rule}: {_size(job.main)} of main memory, resources.{rule}.mem_mb asks for "
                 f"{asked.mem_mb}: {job.work.name}"
             )
-        if job.device > device_gb * GIB:
-            yield f"{rule}: {_size(job.device)} of a GPU's {device_gb:g} GiB: {job.work.name}"
+        if full.device > device_gb * GIB:
+            yield f"{rule}: {_size(full.device)} of a GPU's {device_gb:g} GiB: {full.work.name}"
         hours = _hours(row, tflops)
         if 60 * hours > asked.runtime:
             yield (

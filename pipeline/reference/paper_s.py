@@ -24,6 +24,7 @@ VGG11_MNIST = Experiment(
         init=None,
         n_per_class=1351,
         seeds=1,
+        sweep=(1e-4, 0.25, 100),
     ),
 )
 

@@ -19,8 +19,8 @@ SHARE = 0.01
 class Training:
     """How a paper trained.
 
-    ``lr`` None: the best of a sweep.  ``init`` None: the paper does not say.  ``n_per_class`` 0:
-    the full training set.
+    ``lr`` None: the best of ``sweep``, (lowest, highest, number of rates).  ``init`` None: the
+    paper does not say.  ``n_per_class`` 0: the full training set.
     """
 
     epochs: int
@@ -33,6 +33,7 @@ class Training:
     init: str | None
     n_per_class: int
     seeds: int
+    sweep: tuple[float, float, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,9 @@ def departures(
         ours, wanted = getattr(dataset.resolved(), key), getattr(theirs.dataset, key)
         if not _close(ours, wanted):
             words.append(f"pixels' {key} {_said(ours)} ({_said(wanted)})")
+    ours, wanted = (one.resolved().fit for one in (dataset, theirs.dataset))
+    if ours != wanted:
+        words.append(f"images made to fit by {ours} ({wanted})")
     return tuple(words)
 
 
@@ -79,8 +82,21 @@ def _recipe(theirs: Training, recipe: Recipe) -> Iterator[str]:
     drops = [(one.drop_at, one.drop_factor if one.drop_at else 1.0) for one in (recipe, theirs)]
     if not all(_close(ours, wanted) for ours, wanted in zip(*drops, strict=True)):
         yield "another schedule of the rate"
+    if recipe.sweep and theirs.sweep:
+        rates = recipe.sweep.values()
+        ours = (min(rates), max(rates), len(rates))
+        if not _close(ours, theirs.sweep):
+            yield f"best of {_swept(*ours)} ({_swept(*theirs.sweep)})"
+    for name in recipe.augment:
+        yield f"augmented by {name} (not)"
+    if recipe.precision != "float32":
+        yield f"trained in {recipe.precision}"
     if theirs.init is not None and recipe.init != theirs.init:
         yield f"init {recipe.init} ({theirs.init})"
+
+
+def _swept(low: float, high: float, count: int) -> str:
+    return f"{count} rates from {low:g} to {high:g}"
 
 
 def _classes(dataset: Dataset) -> set[frozenset[int]] | None:
