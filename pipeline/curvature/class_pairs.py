@@ -17,6 +17,7 @@ from pipeline.curvature.loss import label_mask, likeliest, relative_logits, zero
 from pipeline.curvature.parallel import sum_over_ranks
 from pipeline.curvature.problem import Data, Options, Problem
 from pipeline.data.streamed import part
+from pipeline.device import release
 
 # A logit's rounding is an error of its probability: at this size 4e-6 of it in float32.  Beyond, a
 # forward in float64 costs as much as a gradient.
@@ -60,6 +61,7 @@ def pair_gram(
     gram = torch.zeros(len(pairs), len(pairs), dtype=torch.float64, device=theta.device)
     for start in range(0, p, width):
         # Unnamed, so that a block's vectors are gone before the next one's are made.
+        release()
         gram += _gram(_vectors(problem, pi, mass, pairs, slice(start, min(p, start + width))))
     return PairGram(tuple(pairs), gram.cpu(), (mass / problem.examples).cpu())
 
