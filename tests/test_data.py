@@ -174,6 +174,22 @@ def test_an_image_folder(tmp_path):
         examples(Dataset(source="folder", path=str(tmp_path / "elsewhere")))
 
 
+def test_a_folders_classes_are_those_of_train_in_both_splits(tmp_path):
+    for place in ("train/a", "train/b", "train/c", "test/a", "test/b", "test/c"):
+        (tmp_path / place).mkdir(parents=True)
+        if place != "test/b":
+            Image.new("RGB", (4, 4)).save(tmp_path / place / "0.png")
+    pets = Dataset(source="folder", path=str(tmp_path))
+    empty = examples(pets, "test")
+    (tmp_path / "test" / "b").rmdir()
+    for found in (empty, examples(pets, "test")):
+        assert found.class_names == examples(pets).class_names == ("a", "b", "c")
+        assert found.labels.tolist() == [0, 2]
+    (tmp_path / "test" / "a").rename(tmp_path / "test" / "A")
+    with pytest.raises(DataError, match=r"test has images of A, but the classes are those of tra"):
+        examples(pets, "test")
+
+
 def blobs(split, data_root, classes):
     """Return a data set of the user's own: one bright pixel per class."""
     labels = torch.arange(6) % classes

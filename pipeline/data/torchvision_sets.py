@@ -1,6 +1,7 @@
 """MNIST, FashionMNIST, CIFAR10, CIFAR100 and ImageNet, through torchvision's own loaders."""
 
 import hashlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 from torchvision import datasets
+from torchvision.datasets.folder import find_classes
 from torchvision.datasets.utils import check_integrity
 from torchvision.transforms import v2
 
@@ -73,27 +75,42 @@ def load_imagenet(dataset: Dataset, split: str, *, data_root: str, download: boo
     names = tuple(group[0] for group in loaded.classes)
     size = dataset.image_size or IMAGENET_SIZE
     steps = [v2.Resize(round(size * IMAGENET_MARGIN)), v2.CenterCrop(size)]
-    return _on_demand(loaded, v2.Compose([*steps, v2.PILToTensor()]), names)
+    return _on_demand(loaded, v2.Compose([*steps, v2.PILToTensor()]), names, loaded.targets)
 
 
 def load_folder(dataset: Dataset, split: str, *, data_root: str, download: bool) -> Source:
     """Return ``path/<split>/<class>/*`` as RGB images, resized to ``image_size`` if given.
 
-    Raises DataError where the folder is not there, and by file name where an image is corrupt.
+    The classes of both splits are those of ``path/train``: one of them may have no test image.
+    Raises DataError where the folder is not there, where it has a class that train lacks, and by
+    file name where an image is corrupt.
     """
     folder, size = Path(dataset.path, split), dataset.image_size
     try:
-        loaded = datasets.ImageFolder(folder)
+        names = tuple(find_classes(Path(dataset.path, "train"))[0])
+        loaded = datasets.ImageFolder(folder, allow_empty=split == "test")
     except FileNotFoundError as error:
         raise DataError(
             f"no image folder at {folder.resolve()} ({error}). It should hold one folder of images "
             "per class"
         ) from error
+    unknown = sorted(set(loaded.classes) - set(names))
+    if unknown or not loaded.samples:
+        raise DataError(
+            f"{folder.resolve()} has images of {', '.join(unknown[:3]) or 'no class'}, but the "
+            f"classes are those of train: {', '.join(names[:3])}, ... Name its folders as train's, "
+            "and remove what train has no images of"
+        )
+    # torchvision numbers the folders that a split has.
+    number = np.array([names.index(name) for name in loaded.classes])
     steps = [v2.Resize(size), v2.CenterCrop(size)] if size else []
-    return _on_demand(loaded, v2.Compose([*steps, v2.PILToTensor()]), tuple(loaded.classes))
+    view = v2.Compose([*steps, v2.PILToTensor()])
+    return _on_demand(loaded, view, names, number[loaded.targets])
 
 
-def _on_demand(loaded: datasets.ImageFolder, view: v2.Compose, names: tuple[str, ...]) -> Source:
+def _on_demand(
+    loaded: datasets.ImageFolder, view: v2.Compose, names: tuple[str, ...], labels: Sequence[int]
+) -> Source:
     def read(indices: np.ndarray) -> torch.Tensor:
         # As many threads as the job has for its arithmetic: decoding needs no more of Python.
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
@@ -109,7 +126,7 @@ def _on_demand(loaded: datasets.ImageFolder, view: v2.Compose, names: tuple[str,
     key = hashlib.sha256(str(view).encode())
     for path, _ in loaded.samples:
         key.update(f"{Path(path).parent.name}/{Path(path).name}\n".encode())
-    return Source(np.asarray(loaded.targets, dtype=np.int64), read, names, key.hexdigest()[:16])
+    return Source(np.asarray(labels, dtype=np.int64), read, names, key.hexdigest()[:16])
 
 
 def _read_one(loaded: datasets.ImageFolder, index: int, *, view: v2.Compose) -> torch.Tensor:
