@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from filelock import FileLock, Timeout
 from PIL import Image
 from safetensors.torch import load_file
 from small_run import folder_of, job_of, parts_of
+from torchvision.datasets import imagenet
 
 from pipeline import open_run
 from pipeline.anatomy.hierarchy import Network, hierarchy
@@ -152,6 +155,32 @@ def write_imagenet(root, classes=12, train=3, val=2):
 
 
 IMAGENET = Dataset(source="imagenet", image_size=16)
+
+
+def test_an_archive_is_unpacked_by_one_and_a_part_of_it_is_refused(tmp_path, monkeypatch):
+    write_imagenet(tmp_path)
+    (tmp_path / "train").rename(tmp_path / "packed")
+
+    def unpack(root):
+        with pytest.raises(Timeout):
+            FileLock(tmp_path / ".imagenet.lock").acquire(timeout=0)
+        (tmp_path / "packed").rename(tmp_path / "train")
+
+    monkeypatch.setattr(imagenet, "parse_train_archive", unpack)
+    where = {"data_root": str(tmp_path), "room": 0}
+    assert len(load_examples(IMAGENET, "train", **where)) == 36
+    (tmp_path / ".imagenet.lock").unlink(missing_ok=True)
+    load_examples(IMAGENET, "train", **where)
+    assert not (tmp_path / ".imagenet.lock").exists()  # a whole set may be read-only
+    tar, image = (tmp_path / "train" / "n00000003.tar", tmp_path / "val" / "left.JPEG")
+    for split, file in (("train", tar), ("test", image)):
+        file.touch()
+        with pytest.raises(DataError, match=f"not whole: {file.name} is not in a class's folder"):
+            load_examples(IMAGENET, split, **where)
+        file.unlink()
+    shutil.rmtree(tmp_path / "val" / "n00000007")
+    with pytest.raises(DataError, match=r"val is not whole: it has 11 classes.*n00000007.*Delete"):
+        load_examples(IMAGENET, "test", **where)
 
 
 def test_imagenet_from_training_to_its_levels(tmp_path):

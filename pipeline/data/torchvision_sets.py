@@ -1,6 +1,7 @@
 """MNIST, FashionMNIST, CIFAR10, CIFAR100 and ImageNet, through torchvision's own loaders."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -12,6 +13,7 @@ import torch
 from filelock import FileLock
 from torchvision import datasets
 from torchvision.datasets.folder import find_classes
+from torchvision.datasets.imagenet import META_FILE, load_meta_file
 from torchvision.datasets.utils import check_integrity
 from torchvision.transforms import v2
 
@@ -62,11 +64,12 @@ def load_imagenet(dataset: Dataset, split: str, *, data_root: str, download: boo
     """Return ImageNet's training or validation split (which stands for test), images on demand.
 
     They have ``image_size`` pixels, 224 if it is not given.  torchvision cannot download ImageNet:
-    ``download`` is of no use.  Raises DataError where its archives are not in ``data_root``.
+    ``download`` is of no use.  Raises DataError where its archives are not in ``data_root``, or
+    were unpacked in part.
     """
     try:
-        loaded = datasets.ImageNet(data_root, split="train" if split == "train" else "val")
-    except (RuntimeError, FileNotFoundError) as error:
+        loaded = _WholeImageNet(data_root, split="train" if split == "train" else "val")
+    except (OSError, RuntimeError) as error:
         raise DataError(
             f"ImageNet was not found in {Path(data_root).resolve()} ({error}). Download "
             "ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz "
@@ -76,6 +79,39 @@ def load_imagenet(dataset: Dataset, split: str, *, data_root: str, download: boo
     size = dataset.image_size or IMAGENET_SIZE
     steps = [v2.Resize(round(size * IMAGENET_MARGIN)), v2.CenterCrop(size)]
     return _on_demand(loaded, v2.Compose([*steps, v2.PILToTensor()]), names, loaded.targets)
+
+
+class _WholeImageNet(datasets.ImageNet):
+    """torchvision's ImageNet, which itself takes a folder that is there for all of a split."""
+
+    def parse_archives(self) -> None:
+        root, folder = Path(self.root), Path(self.split_folder)
+        if _unpacked_in_part(root, folder) is None:
+            return
+        # Several jobs may find the set packed at once; one unpacks, the others wait.
+        with FileLock(_lock(root, "imagenet")):
+            super().parse_archives()
+            flaw = _unpacked_in_part(root, folder)
+        if flaw:
+            raise DataError(
+                f"ImageNet in {folder.resolve()} is not whole: {flaw}. Delete this folder, and "
+                "let torchvision unpack the archive beside it again"
+            )
+
+
+def _unpacked_in_part(root: Path, folder: Path) -> str | None:
+    """Return what tells a split's folder from an unpacked archive, None where nothing does."""
+    if not (root / META_FILE).is_file() or not folder.is_dir():
+        return "it is not unpacked"
+    inside = list(os.scandir(folder))
+    left = sorted(one.name for one in inside if one.name.lower().endswith((".tar", ".jpeg")))
+    if left:
+        return f"{left[0]} is not in a class's folder"
+    wanted, found = set(load_meta_file(root)[0]), {one.name for one in inside if one.is_dir()}
+    if wanted != found:
+        some = ", ".join(sorted(wanted ^ found)[:3])
+        return f"it has {len(found)} classes, {META_FILE} has {len(wanted)} ({some}, ...)"
+    return None
 
 
 def load_folder(dataset: Dataset, split: str, *, data_root: str, download: bool) -> Source:
