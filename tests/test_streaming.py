@@ -260,6 +260,17 @@ def test_images_are_decoded_once_and_a_killed_decoding_goes_on(tmp_path, monkeyp
     assert two.labels.tolist() == [0] * 6 + [1] * 3
 
 
+def test_a_process_that_waited_finds_all_decoded(tmp_path):
+    def read(rows):
+        assert len(rows)
+        return torch.full((len(rows), 1, 2, 2), 7, dtype=torch.uint8)
+
+    rows, file = np.arange(5), tmp_path / "some.images"
+    for _ in range(2):  # the second as one that looked before the first had the lock
+        decoded_module._decode(read, file, rows, 5, (1, 2, 2), "some")
+    assert file.read_bytes() == b"\1" * 5 + b"\7" * 20
+
+
 def test_images_of_several_sizes_are_refused(tmp_path, monkeypatch):
     for name, size in (("a", 10), ("b", 12)):
         (tmp_path / "train" / name).mkdir(parents=True)

@@ -56,7 +56,7 @@ def _decode(
 ) -> None:
     """Decode the images that are missing, a block at a time: first the images, then their marks."""
     missing = indices[_marks(file, count, shape)[indices] == 0]
-    blocks = np.split(missing, range(BLOCK, len(missing), BLOCK))
+    blocks = [missing[start : start + BLOCK] for start in range(0, len(missing), BLOCK)]
     with file.open("r+b" if file.exists() else "w+b") as store:
         if os.fstat(store.fileno()).st_size != _size(count, shape):
             store.truncate(0)
