@@ -271,6 +271,27 @@ def test_a_process_that_waited_finds_all_decoded(tmp_path):
     assert file.read_bytes() == b"\1" * 5 + b"\7" * 20
 
 
+def test_decoded_images_are_of_one_folder_and_of_files_that_are_not_digested_as_they_are(tmp_path):
+    for root, colour in (("v1", "red"), ("v2", "blue")):
+        (tmp_path / root / "train" / "a").mkdir(parents=True)
+        Image.new("RGB", (4, 4), colour).save(tmp_path / root / "train" / "a" / "0.png")
+
+    def pixels(root, **options):
+        own = {"source": "folder", "path": str(tmp_path / root), "mean": (0.0,), "std": (1.0,)}
+        pets = Dataset(**own, **options)
+        where = {"data_root": "", "room": 0, "decoded_as": tmp_path / "data" / "pets-None"}
+        return load_examples(pets, "train", **where).inputs[0][:, 0, 0].tolist()
+
+    assert [pixels("v1"), pixels("v2")] == [[1, 0, 0], [0, 0, 1]]
+    assert pixels("v1", files=()) == [1, 0, 0]
+    assert pixels("v1", files=()) == [1, 0, 0]
+    assert len(list((tmp_path / "data").glob("*.images"))) == 3
+    file = tmp_path / "v1" / "train" / "a" / "0.png"
+    Image.new("RGB", (4, 4), "lime").save(file)
+    os.utime(file, ns=(0, 0))
+    assert pixels("v1", files=()) == [0, 1, 0]
+
+
 def test_images_of_several_sizes_are_refused(tmp_path, monkeypatch):
     for name, size in (("a", 10), ("b", 12)):
         (tmp_path / "train" / name).mkdir(parents=True)

@@ -78,7 +78,8 @@ def load_imagenet(dataset: Dataset, split: str, *, data_root: str, download: boo
     names = tuple(group[0] for group in loaded.classes)
     size = dataset.image_size or IMAGENET_SIZE
     steps = [v2.Resize(round(size * IMAGENET_MARGIN)), v2.CenterCrop(size)]
-    return _on_demand(loaded, v2.Compose([*steps, v2.PILToTensor()]), names, loaded.targets)
+    view = v2.Compose([*steps, v2.PILToTensor()])
+    return _on_demand(loaded, view, names, loaded.targets, _key(loaded, view, dataset))
 
 
 class _WholeImageNet(datasets.ImageNet):
@@ -141,11 +142,16 @@ def load_folder(dataset: Dataset, split: str, *, data_root: str, download: bool)
     number = np.array([names.index(name) for name in loaded.classes])
     steps = [v2.Resize(size), v2.CenterCrop(size)] if size else []
     view = v2.Compose([*steps, v2.PILToTensor()])
-    return _on_demand(loaded, view, names, number[loaded.targets])
+    labels = number[loaded.targets]
+    return _on_demand(loaded, view, names, labels, _key(loaded, view, dataset))
 
 
 def _on_demand(
-    loaded: datasets.ImageFolder, view: v2.Compose, names: tuple[str, ...], labels: Sequence[int]
+    loaded: datasets.ImageFolder,
+    view: v2.Compose,
+    names: tuple[str, ...],
+    labels: Sequence[int],
+    key: str,
 ) -> Source:
     def read(indices: np.ndarray) -> torch.Tensor:
         # As many threads as the job has for its arithmetic: decoding needs no more of Python.
@@ -159,10 +165,20 @@ def _on_demand(
             )
         return torch.stack(images)
 
-    key = hashlib.sha256(str(view).encode())
+    return Source(np.asarray(labels, dtype=np.int64), read, names, key)
+
+
+def _key(loaded: datasets.ImageFolder, view: v2.Compose, dataset: Dataset) -> str:
+    """Return what tells decoded images from others: their folder, their names, and how they look.
+
+    Of a data set whose files are not digested (``files: []``) each one's size and time as well.
+    """
+    key = hashlib.sha256(f"{view} {Path(loaded.root).resolve()}\n".encode())
     for path, _ in loaded.samples:
-        key.update(f"{Path(path).parent.name}/{Path(path).name}\n".encode())
-    return Source(np.asarray(labels, dtype=np.int64), read, names, key.hexdigest()[:16])
+        about = os.stat(path) if dataset.files == () else None
+        stamp = f" {about.st_size} {about.st_mtime_ns}" if about else ""
+        key.update(f"{Path(path).parent.name}/{Path(path).name}{stamp}\n".encode())
+    return key.hexdigest()[:16]
 
 
 def _read_one(loaded: datasets.ImageFolder, index: int, *, view: v2.Compose) -> torch.Tensor:
