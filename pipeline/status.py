@@ -11,7 +11,7 @@ from rich.text import Text
 from pipeline.config import Config
 from pipeline.progress import is_held
 from pipeline.tasks import STAGES
-from pipeline.workload import Work, workload
+from pipeline.workload import Work, is_done, workload
 
 # A state, the sign that it is drawn with, and its colour.
 SIGNS = {
@@ -23,13 +23,13 @@ SIGNS = {
 WORDS = ("dataset", "model", "norm", "recipe", "n_per_class")
 
 
-def state_of(work: Work) -> str:
+def state_of(config: Config, work: Work) -> str:
     """Return a job's state: done, running, failed or waiting.
 
-    Done means that its files are there; ``snakemake --dry-run`` tells which are out of date.  What
-    was killed, and not begun again, has failed.
+    Done means that its files are there, but for what a sweep has deleted; ``snakemake --dry-run``
+    tells which are out of date.  What was killed, and not begun again, has failed.
     """
-    if work.done:
+    if is_done(config, work):
         return "done"
     if is_held(work.log):
         return "running"
@@ -38,7 +38,7 @@ def state_of(work: Work) -> str:
 
 def print_status(config: Config, console: Console) -> bool:
     """Print the state of every job; return whether none has failed."""
-    states = {work: state_of(work) for work in workload(config)}
+    states = {work: state_of(config, work) for work in workload(config)}
     console.print(_grid(config, states))
     console.print(_others(states))
     counts = [

@@ -3,6 +3,7 @@
 import json
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from pipeline.errors import ArtifactError
 from pipeline.fingerprint import PACKAGE, closure, path_of
 from pipeline.runs import Part, checkpoint_path
 from pipeline.tasks import STAGES
-from pipeline.workload import Work, told, workload
+from pipeline.workload import Work, kept_inputs, told, workload
 
 SHOWN_FILES = 6
 DRAWN = ("figure", "comparison")  # jobs whose drawing carries their record
@@ -35,7 +36,8 @@ def explanation(artifact: str | Path, config: Config) -> str:
     settings = [(key, json.dumps(value)) for key, value in _leaves(now) if key != "code"]
     modules = _modules(config, work)
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    changes = list(_changes(artifact, record, now, work, modules))
+    lasting = replace(work, inputs=kept_inputs(config, work))
+    changes = list(_changes(artifact, record, now, lasting, modules))
     lines = [
         f"{artifact}",
         f"  made by   {work.rule} {work.name}".rstrip(),

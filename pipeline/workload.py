@@ -51,7 +51,10 @@ class Work:
 
     @property
     def done(self) -> bool:
-        """Whether all that it makes is there; whether it is up to date, Snakemake knows."""
+        """Whether all that it makes is there; whether it is up to date, Snakemake knows.
+
+        ``is_done`` knows what a sweep deletes.
+        """
         return all(file.exists() for file in self.outputs)
 
 
@@ -77,6 +80,30 @@ def workload(config: Config) -> Iterator[Work]:
         yield _figure(config, figure)
     if compared := compared_cubes(config):
         yield _comparison(config, compared)
+
+
+def is_done(config: Config, work: Work) -> bool:
+    """Return whether what a job makes is there, but for networks that its sweep has deleted."""
+    if work.rule != "train" or keeps_networks(config, work.run):
+        return work.done
+    return all(file.exists() for file in work.outputs if not _is_network(file))
+
+
+def keeps_networks(config: Config, run: Run) -> bool:
+    """Return whether a trained run's checkpoints stay."""
+    sweep = config.sweep_of.get(run.recipe)
+    return sweep is None or config.recipes[sweep].sweep.keep
+
+
+def kept_inputs(config: Config, work: Work) -> tuple[Path, ...]:
+    """Return a job's inputs, but for networks that its sweep deletes once the best is chosen."""
+    if work.rule != "select" or config.recipes[work.run.recipe].sweep.keep:
+        return work.inputs
+    return tuple(file for file in work.inputs if not _is_network(file))
+
+
+def _is_network(file: Path) -> bool:
+    return file.suffix == ".safetensors"
 
 
 def dissected_runs(config: Config, stage: str) -> list[Run]:

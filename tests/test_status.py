@@ -7,7 +7,7 @@ from io import StringIO
 
 import pytest
 from rich.console import Console
-from workflow import TINY, changed, command, truncate
+from workflow import TINY, changed, command, planned, snakemake, truncate
 
 from pipeline.configfile import read_config
 from pipeline.errors import ArtifactError
@@ -15,6 +15,8 @@ from pipeline.progress import is_held
 from pipeline.status import last_line, print_status, state_of
 from pipeline.why import explanation
 from pipeline.workload import workload
+
+SWEPT = "results/runs/images/tiny/none/tuned/n4/seed0/sweep.csv"
 
 
 @pytest.fixture
@@ -74,10 +76,31 @@ def test_the_grid_shows_done_failed_and_waiting(here, tmp_path, monkeypatch):
     assert row.split()[5:] == ["#.", "x.", "#.", "#."]
 
 
+def test_networks_that_a_sweep_deletes_are_not_missed(finished, tmp_path, monkeypatch):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    settings = changed(TINY, ["recipes", "tuned", "sweep", "keep"], False)
+    (folder / SWEPT).unlink()
+    snakemake(folder, settings, SWEPT)
+    candidates = list((folder / "results/runs/images/tiny/none").glob("tuned+lr*"))
+    assert len(candidates) == 2
+    assert not any(list(one.rglob("*.safetensors")) for one in candidates)
+    assert not any(rule.startswith("train") for rule in planned(folder, settings))
+    config = read_config([folder / "project/config.yaml", folder / "tiny.yaml"])
+    fine, text = status(config)
+    assert fine
+    assert "0 running >, 0 failed x, 0 waiting ." in text
+    assert "nothing of these has changed" in explanation(SWEPT, config)
+    next(candidates[0].rglob("history.csv")).unlink()
+    assert not status(config)[0]
+
+
 def test_a_job_that_writes_its_log_is_running(here, tmp_path, monkeypatch):
-    work = next(workload(here()))
+    config = here()
+    work = next(workload(config))
     monkeypatch.chdir(tmp_path)
-    assert state_of(work) == "waiting"
+    assert state_of(config, work) == "waiting"
     work.log.parent.mkdir(parents=True)
     code = (
         "from pipeline.progress import hold_log, say; hold_log(); say('begun'); "
@@ -88,12 +111,12 @@ def test_a_job_that_writes_its_log_is_running(here, tmp_path, monkeypatch):
     try:
         while last_line(work.log) != "begun":
             assert process.poll() is None
-        assert state_of(work) == "running"
+        assert state_of(config, work) == "running"
         assert is_held(work.log)
     finally:
         process.kill()
         process.wait()
-    assert state_of(work) == "failed"
+    assert state_of(config, work) == "failed"
 
 
 PART = "results/curvature/digits/tiny/none/sgd/n8/seed0/epoch4/train/spectrum.zarr.zip"
@@ -105,7 +128,7 @@ ARTIFACTS = {
         "bounds",
         "samples",
     ],
-    "results/runs/images/tiny/none/tuned/n4/seed0/sweep.csv": None,
+    SWEPT: None,
     "results/cubes/training.zarr": ["grid", 0, "seeds"],
     "results/cubes/theory.manifest.json": None,
     "results/figures/theory.svg": ["figures", "kappa"],

@@ -21,7 +21,7 @@ from pipeline.plan.facts import DataFacts, NetworkFacts, data_facts, network_fac
 from pipeline.plan.layer_costs import bounds_cost, layers_cost, overlap_cost, theory_cost
 from pipeline.runs import Part, Run
 from pipeline.tasks import STAGES, layers_parts
-from pipeline.workload import Work, workload
+from pipeline.workload import Work, is_done, keeps_networks, workload
 
 # Of a tiny job, its interpreter and libraries: 0.85 to 0.97 GiB were measured on the default
 # experiment's F-nets (torch 2.15 on a CPU).
@@ -118,19 +118,6 @@ def _row(jobs: list[Job]) -> Row:
 def network_name(work: Work) -> str:
     """Return the data set and network that a job is of."""
     return "/".join(work.name.split("/")[:2])
-
-
-def is_done(config: Config, work: Work) -> bool:
-    """Return whether what a job makes is there, but for networks that its sweep has deleted."""
-    if work.rule != "train" or keeps_networks(config, work.run):
-        return work.done
-    return all(file.exists() for file in work.outputs if file.suffix != ".safetensors")
-
-
-def keeps_networks(config: Config, run: Run) -> bool:
-    """Return whether a trained run's checkpoints stay."""
-    sweep = config.sweep_of.get(run.recipe)
-    return sweep is None or config.recipes[sweep].sweep.keep
 
 
 class Account:
