@@ -4,7 +4,9 @@ import ctypes
 import os
 import platform
 import sys
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
 
 import psutil
 import torch
@@ -89,13 +91,33 @@ def all_memory(device: torch.device) -> int:
     return min(psutil.virtual_memory().total, _limit_of_group())
 
 
-def _limit_of_group() -> int:
-    """Return the bytes that this process's control group (of a batch job, say) is limited to."""
-    try:
-        group = Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip().lstrip("/")
-        return int((Path("/sys/fs/cgroup") / group / "memory.max").read_text())
-    except (OSError, ValueError):  # no such system, or "max"
-        return sys.maxsize
+def _limit_of_group(root: Path = Path("/")) -> int:
+    """Return the bytes that this process's control groups, or its Slurm job, are limited to.
+
+    A limit holds for all groups below: Slurm sets a parent's.
+    """
+    limits = [sys.maxsize]
+    with suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            limits += _limits_of(root / "sys/fs/cgroup", *line.split(":", 2)[1:])
+    # In MiB; 0 asks for all of the node's.
+    with suppress(KeyError, ValueError):
+        limits += [(int(os.environ["SLURM_MEM_PER_NODE"]) or sys.maxsize) * 2**20]
+    return min(limits)
+
+
+def _limits_of(mount: Path, controllers: str, path: str) -> Iterator[int]:
+    """Yield the limits of a group and of its parents, as a line of /proc/self/cgroup names it."""
+    if not controllers:
+        name = "memory.max"  # of cgroup v2
+    elif "memory" in controllers.split(","):
+        mount, name = mount / "memory", "memory.limit_in_bytes"
+    else:
+        return
+    group = PurePosixPath(path)
+    for place in (group, *group.parents):
+        with suppress(OSError, ValueError):  # no such file, or "max"
+            yield int((mount / place.relative_to("/") / name).read_text())
 
 
 def device_name(device: torch.device) -> str:
