@@ -84,9 +84,9 @@ class OpenRun:
         return network.to(self.device, self.dtype).eval()
 
     def _examples(self, split: str) -> Examples:
+        place = {"device": self.device, "dtype": self.dtype}
         results = results_of(self.folder)
-        examples = run_examples(self.spec, self.job, split, results=results, device=self.device)
-        return examples.to(self.device, self.dtype)
+        return run_examples(self.spec, self.job, split, results=results, **place).to(**place)
 
 
 def open_run(

@@ -17,7 +17,9 @@ from pipeline.errors import AnatomyError
 from pipeline.stages import Compute
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
-SHARE_FOR_DATA = 0.25  # of all memory: a split whose images take more is streamed
+# Of all memory: a split whose images take more is streamed.  While they are loaded they take up to
+# 2.25 times as much: their bytes as read, and a copy.
+SHARE_FOR_DATA = 0.25
 
 
 def prepare(compute: Compute) -> torch.device:
@@ -73,14 +75,19 @@ def release() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def data_room(stream: bool | str, device: torch.device) -> int | None:
-    """Return the bytes that a split's images may take as numbers; None: as many as there are.
+def data_room(
+    stream: bool | str, device: torch.device, dtype: torch.dtype = torch.float32
+) -> int | None:
+    """Return the bytes that a split's images may take as float32; None: as many as there are.
 
     ``stream`` is ``compute.stream``: whether to stream them, or "auto".  They pass through main
-    memory to the device, so that the smaller of the two counts.
+    memory, which all of torchrun's processes here share, to the device, so that the smaller of the
+    two counts; there they are numbers of ``dtype``.
     """
     if stream == "auto":
-        return int(SHARE_FOR_DATA * min(all_memory(device), all_memory(torch.device("cpu"))))
+        share = all_memory(torch.device("cpu")) / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        room = SHARE_FOR_DATA * min(all_memory(device), share)
+        return int(room * torch.float32.itemsize / dtype.itemsize)
     return 0 if stream else None
 
 

@@ -3,8 +3,13 @@
 import sys
 
 import pytest
+import torch
+from small_run import folder_of, job_of
 
-from pipeline import device
+from pipeline import device, open_run
+from pipeline.data.streamed import Streamed
+from pipeline.jobs.train import train_run
+from pipeline.recipes import Recipe
 
 
 @pytest.mark.parametrize(
@@ -34,3 +39,25 @@ def test_a_batch_jobs_memory_is_the_least_of_its_groups(
     for told, bytes_ in (("0", sys.maxsize), ("1", 2**20)):
         monkeypatch.setenv("SLURM_MEM_PER_NODE", told)
         assert device._limit_of_group(tmp_path) == min(least, bytes_)
+
+
+def test_images_share_main_memory_with_other_processes_and_count_as_they_are_used(monkeypatch):
+    cpu, room = torch.device("cpu"), device.data_room
+    monkeypatch.setattr(device, "all_memory", lambda where: 800 if where.type == "cpu" else 640)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert [room("auto", torch.device(name)) for name in ("cpu", "cuda")] == [200, 160]
+    assert room("auto", cpu, torch.float64) == 100
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert [room("auto", torch.device(name)) for name in ("cpu", "cuda")] == [50, 50]
+    assert (room(True, cpu), room(False, cpu)) == (0, None)
+
+
+def test_a_run_opened_in_float64_streams_by_what_it_takes_there(tmp_path, monkeypatch):
+    folder = folder_of(tmp_path)
+    train_run(folder, job_of(Recipe(lr=0.05, epochs=0, checkpoints=(0,))), save_every=1e9)
+    size = open_run(folder).train.inputs.nbytes
+    monkeypatch.setattr(device, "all_memory", lambda where: 4 * size)
+    opened = {dtype: open_run(folder, dtype=dtype).train.inputs
+              for dtype in (torch.float32, torch.float64)}  # fmt: skip
+    assert [type(inputs) for inputs in opened.values()] == [torch.Tensor, Streamed]
+    assert [inputs.dtype for inputs in opened.values()] == list(opened)

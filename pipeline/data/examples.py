@@ -45,9 +45,15 @@ class Examples:
 
 
 def run_examples(
-    run: Run, job: TrainJob, split: str, *, results: str | Path, device: torch.device
+    run: Run,
+    job: TrainJob,
+    split: str,
+    *,
+    results: str | Path,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
 ) -> Examples:
-    """Return the examples of a split as a run has them, still to be moved to ``device``.
+    """Return the examples of a split as a run has them, still to be moved to ``device``, ``dtype``.
 
     Images that are streamed and take long to read are decoded once, below ``results``/data.
     """
@@ -59,7 +65,7 @@ def run_examples(
         n_per_class=run.n_per_class,
         seed=run.seed,
         image_size=image_size(job.model),
-        room=data_room(job.compute.stream, device),
+        room=data_room(job.compute.stream, device, dtype),
         decoded_as=Path(results) / "data" / f"{run.dataset}-{job.data}",
     )
 
