@@ -98,6 +98,20 @@ def test_a_corrupt_history_is_named(tmp_path):
     assert not (folder / "run.json").exists()
 
 
+def test_a_candidates_files_are_those_of_its_record(tmp_path):
+    folder, folders, job = swept(tmp_path, (0.05,))
+    (source,) = folders.values()
+    checkpoint, record = checkpoint_path(source, 3), source / "run.json"
+    checkpoint.write_bytes(checkpoint_path(source, 0).read_bytes())
+    with pytest.raises(ArtifactError, match=r"lr0.05/.*epoch3.* is not the file.*Delete .*lr0.05/"):
+        select_run(folder, job)
+    assert not checkpoint_path(folder, 3).exists()
+    record.write_text(record.read_text()[:-9])
+    with pytest.raises(ArtifactError, match=r"record .*lr0.05/.*run.json is corrupt.*Delete it"):
+        select_run(folder, job)
+    assert not (folder / "run.json").exists()
+
+
 def images():
     torch.manual_seed(0)
     names = tuple("0123456789")
