@@ -34,15 +34,16 @@ def test_a_range_is_even_by_logarithm_and_its_names_tell_the_rates():
     assert [recipe.lr for recipe in found.values()] == list(rates)
 
 
-def swept(root, rates):
+def swept(root, rates, **options):
     """Train a candidate of each rate; return the run's folder, the candidates' and the job."""
     folder = folder_of(root)
-    recipes = Recipe(sweep=Sweep(rates=rates), **SHORT).candidates("sgd")
+    recipes = Recipe(sweep=Sweep(rates=rates), **SHORT | options).candidates("sgd")
     run = Run.from_path(folder)
     folders = {name: run_folder(root, replace(run, recipe=name)) for name in recipes}
     for name, recipe in recipes.items():
         train_run(folders[name], job_of(recipe), save_every=1e9)
-    return folder, folders, SelectJob(candidates=tuple(recipes), checkpoints=(0, 3), code="test")
+    kept = options.get("checkpoints", SHORT["checkpoints"])
+    return folder, folders, SelectJob(candidates=tuple(recipes), checkpoints=kept, code="test")
 
 
 def table(folder):
@@ -88,6 +89,13 @@ def test_where_all_candidates_diverge_so_does_the_run(tmp_path):
     select_run(folder, job)
     assert [row["diverged"] for row in table(folder)] == ["1", "1"]
     assert open_run(folder, 3).diverged
+
+
+def test_a_rate_is_the_recipes_where_no_epoch_tells_it(tmp_path):
+    folder, _, job = swept(tmp_path, (0.05, 0.1), epochs=0, checkpoints=(0,))
+    select_run(folder, job)
+    assert [row["lr"] for row in table(folder)] == ["0.05", "0.1"]
+    assert json.loads((folder / "run.json").read_text())["selection"]["lr"] == 0.05
 
 
 def test_a_corrupt_history_is_named(tmp_path):

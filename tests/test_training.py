@@ -38,6 +38,14 @@ def test_schedule_drops_at_a_third_and_two_thirds():
     assert rates == pytest.approx([1] * 3 + [0.1] * 3 + [0.01] * 3)
 
 
+def test_the_first_epoch_has_the_full_rate():
+    for epochs in (1, 2, 3):
+        assert learning_rate(Recipe(lr=0.3, epochs=epochs, checkpoints=(0,)), 1) == 0.3
+    early = Recipe(lr=1.0, epochs=4, checkpoints=(0,), drop_at=(0.1,))
+    rates = [learning_rate(early, epoch) for epoch in range(1, 5)]
+    assert rates == pytest.approx([1, 0.1, 0.1, 0.1])
+
+
 def test_a_run_leaves_checkpoints_history_and_record(tmp_path):
     folder = folder_of(tmp_path)
     train_run(folder, job_of(), save_every=1e9)

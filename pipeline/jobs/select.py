@@ -19,7 +19,7 @@ from pipeline.tasks import SelectJob
 
 @dataclass(frozen=True)
 class Candidate:
-    """How one learning rate ended: ``lr`` of its first epoch, and the run's last test error.
+    """How one learning rate ended: ``lr`` of its recipe, and the run's last test error.
 
     ``diverged`` is 1 where training stopped because the loss was no longer finite.
     """
@@ -43,7 +43,7 @@ def select_run(folder: Path, job: SelectJob) -> None:
     results = results_of(folder)
     folders = {name: run_folder(results, replace(run, recipe=name)) for name in job.candidates}
     records = {name: _record(path) for name, path in folders.items()}
-    candidates = [_candidate(name, path) for name, path in folders.items()]
+    candidates = [_candidate(name, path, records[name]) for name, path in folders.items()]
     best = min(candidates, key=lambda one: (one.diverged, one.test_error, one.test_loss))
     say(f"{run.path}: lr {best.lr:g}, test error {best.test_error:.4f}, of {len(candidates)} rates")
     source, record = folders[best.recipe], records[best.recipe]
@@ -84,15 +84,17 @@ def _whole(kind: str, file: Path) -> Iterator[Path]:
         ) from error
 
 
-def _candidate(name: str, folder: Path) -> Candidate:
+def _candidate(name: str, folder: Path, record: dict[str, Any]) -> Candidate:
     """Return how a candidate ended.  Raises ArtifactError where its history is not whole."""
+    with _whole("record", folder / "run.json"):
+        rate = float(record["provenance"]["settings"]["recipe"]["lr"])
     with _whole("history", folder / "history.csv") as file:
         with file.open(encoding="utf-8", newline="") as lines:
             rows = list(csv.DictReader(lines))
         last = rows[-1]
         return Candidate(
             recipe=name,
-            lr=float(rows[min(1, len(rows) - 1)]["lr"]),
+            lr=rate,
             test_error=1 - float(last["test_accuracy"]),
             test_loss=float(last["test_loss"]),
             diverged=int(last["diverged"]),
