@@ -69,7 +69,8 @@ def _digest_of(name: str, dataset: str, data_root: str, results: str) -> str | N
 
 
 def _memo(results: str | Path, name: str) -> Path:
-    return Path(results) / "data" / f"{name}.json"
+    # Not beside decoded images, which may be deleted: without it what a job fetched is retrained.
+    return Path(results) / ".data" / f"{name}.json"
 
 
 def _remember(memo: Path, stamp: str, told: str) -> None:
