@@ -10,6 +10,7 @@ from small_run import RECIPE, folder_of, job_of, parts_of
 from pipeline import open_run
 from pipeline.anatomy.overlap import eigenspace_overlap
 from pipeline.atomic import sha256
+from pipeline.config import FNet
 from pipeline.cubes.eigenspaces import eigenspace
 from pipeline.cubes.store import opened_part, read_part
 from pipeline.curvature import layer_hessian
@@ -63,6 +64,23 @@ def root(tmp_path_factory):
         train_run(folder, job_of(RECIPE), save_every=1e9)
         write_layers([part_of(folder)], JOB)
     return root
+
+
+def test_of_large_layers_no_vectors_are_kept(tmp_path):
+    folder = folder_of(tmp_path)
+    deep = FNet(family="fnet", width=8, depth=2)
+    recipe = Recipe(lr=0.05, batch=16, epochs=1, checkpoints=(1,))
+    train_run(folder, job_of(recipe).model_copy(update={"model": deep}), save_every=1e9)
+    part = parts_of(folder, "layers", epochs=(1,))[1, "train"]
+    # A large layer, fc1 of 512 weights, between small ones.
+    layers = Layers(rank=4, full=2, elements=100, names=("fc3", "fc1", "fc2"))
+    write_layers([part], JOB.model_copy(update={"layers": layers}))
+    found = read_part(part).eigenvector.isel(shown=0).notnull().sum("element")
+    assert dict(zip(found.layer.values, found.values, strict=True)) == {
+        "fc3": 80,
+        "fc1": 0,
+        "fc2": 64,
+    }
 
 
 def test_the_part_has_the_layers_dense_eigenpairs(root):

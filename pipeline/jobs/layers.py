@@ -60,7 +60,8 @@ def _part(job: LayersJob, run: OpenRun, split: str, record: Record) -> xr.Datase
         return xr.Dataset()
     layers = xr.Variable("layer", np.array(list(found), dtype=object))
     one_by_one = [_of_layer(layer, network) for layer in found.values()]
-    part = xr.concat(one_by_one, dim=layers, join="outer")
+    # Minimal: a coordinate of the first layer, of its stored vectors, may be missing in others.
+    part = xr.concat(one_by_one, dim=layers, join="outer", coords="minimal")
     release()
     part = part.merge(_of_whole(network, list(found)), join="outer")
     vectors = {name: layer.eigenvectors.T.numpy() for name, layer in found.items()}

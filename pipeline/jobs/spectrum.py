@@ -40,7 +40,7 @@ def _part(job: SpectrumJob, run: OpenRun, split: str, record: Record) -> xr.Data
     names = job.spectrum.matrices
     found = [_of_matrix(_spectrum(name, run, split, job, record)) for name in names]
     matrices = xr.Variable("matrix", np.array(names, dtype=object))
-    return xr.concat(found, dim=matrices, join="outer")
+    return xr.concat(found, dim=matrices, join="outer", coords="minimal")
 
 
 def _spectrum(
