@@ -39,7 +39,8 @@ def main(configfiles: list[str]) -> int:
             groups[network(work), work.rule].append(found)
     print(HEAD)
     over = False
-    for (name, stage), costs in groups.items():
+    # By network, those of all last; stages stay in the order of the workflow.
+    for (name, stage), costs in sorted(groups.items(), key=lambda one: (not one[0][0], one[0][0])):
         asked = getattr(config.resources, stage).mem_mb
         peak = max(one.memory for one in costs)
         over |= peak > asked
