@@ -316,6 +316,15 @@ def test_eigenpairs_in_float32_carry_an_honest_residual():
     assert np.allclose(found.residuals, again, atol=1e-5 * 50)
 
 
+def test_a_tolerance_below_rounding_does_not_cost_all_products():
+    A = with_spectrum(np.r_[np.linspace(0, 1, 300), 5, 50], dtype=torch.float32)
+    found = top_eigenpairs(A, 4, tolerance=1e-9)
+    assert found.products < 200
+    assert not found.converged.any()
+    assert np.allclose(found.values[:2], [50, 5], rtol=1e-5)
+    assert (found.residuals < 1e-5 * 50).all()
+
+
 def test_trace_is_within_its_error():
     values = np.linspace(-1, 4, 80)
     found = trace_estimate(with_spectrum(values), seeds=range(60))

@@ -8,6 +8,7 @@ import torch
 from pipeline.spectra.krylov import Krylov, Ritz
 from pipeline.spectra.lanczos import Operator, norms
 
+FLOOR = 50  # rounding units of the largest value: what residuals fall to, and no further
 ROOM = 20  # vectors of a basis beyond twice the pairs asked for; tuned on F-200^2 and LeNet5
 
 
@@ -48,11 +49,11 @@ def top_eigenpairs(
 
     ``tolerance`` bounds a converged residual relative to the largest absolute Ritz value.  A Krylov
     basis of ``basis`` vectors (default ``basis_size``) grows, is cut back to its best Ritz vectors,
-    and grows again, until all pairs converge or ``max_products`` (default: 50 per pair, at least
-    1000; counted when the basis is full) are spent (Wu and Simon, 2000).  Converged pairs stay in
-    the basis, so that later ones cannot repeat them.  The basis has its images beside it, so that
-    residuals are measured without a further product: together they take 2 x basis x p numbers.  A
-    matrix not larger than its basis is solved whole.
+    and grows again, until all pairs converge, or rounding lets none come closer, or
+    ``max_products`` (default: 50 per pair, at least 1000; counted when the basis is full) are spent
+    (Wu and Simon, 2000).  Converged pairs stay in the basis, so that later ones cannot repeat them.
+    The basis has its images beside it, so that residuals are measured without a further product:
+    together they take 2 x basis x p numbers.  A matrix not larger than its basis is solved whole.
 
     Clustered eigenvalues are found one by one, zero ones too, whatever the rank.  An eigenvalue
     repeated exactly is found as often as it occurs up to ``block`` times, where ``block`` vectors
@@ -73,14 +74,20 @@ def top_eigenpairs(
         )
     limit = max_products or max(1000, 50 * (k + bottom))
     krylov = Krylov(operator, size, block, seed)
-    products = 0
+    products, before = 0, np.inf
     while True:
         products += krylov.grow(k, bottom, 0.9 * tolerance)
         found = krylov.ritz()
         ends = found.ends(k, bottom)
         vectors, residuals = krylov.pairs(found, ends)
-        converged = residuals <= tolerance * np.abs(found.values).max()
-        if (converged.all() and len(ends) == k + bottom) or products >= limit:
+        scale = np.abs(found.values).max()
+        converged = residuals <= tolerance * scale
+        worst = residuals.max(initial=0)
+        # Rounding keeps the residuals of large matrices above a tolerance that is near it.
+        stuck = 0.9 * before < worst <= FLOOR * torch.finfo(operator.dtype).eps * scale
+        before = worst
+        done = (converged.all() or stuck) and len(ends) == k + bottom
+        if done or products >= limit:
             low = max(0, len(ends) - k)
             return Eigenpairs(found.values[ends], vectors.T, residuals, converged, products, low)
         if krylov.filled + block > size:
