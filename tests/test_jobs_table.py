@@ -5,7 +5,7 @@ import yaml
 from benchmarks.jobs import main
 
 SMALL = {
-    "cubes": ["training"],
+    "cubes": ["training", "layers"],
     "figures": {"names": ["training"]},
     "grid": [
         {
@@ -32,6 +32,9 @@ def test_jobs_are_added_up_by_network_and_held_to_what_they_ask_for(tmp_path, ca
     folder.mkdir(parents=True)
     for seed, row in enumerate(("7.5\t600.0\t6.0", "2.5\t850.0\tNA")):
         (folder / f"seed{seed}.tsv").write_text(f"s\tmax_rss\tcpu_time\n{row}\n")
+    (tmp_path / "benchmarks" / "comparison.tsv").write_text("s\tmax_rss\tcpu_time\n3\t100\t2\n")
     assert told(900) == 0
-    assert "| fnet32x2, none | train | 2 | 10 | 6 | 850 | 900 |" in capsys.readouterr().out
+    assert "| fnet32x2, none | train | 2 | 10 | 6 | 891 | 900 |" in capsys.readouterr().out
+    assert told(900) == 0
+    assert "|  | comparison | 1 | 3 | 2 | 105 | 2000 |" in capsys.readouterr().out
     assert told(800) == 1
