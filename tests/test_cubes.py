@@ -8,7 +8,7 @@ import xarray as xr
 
 from pipeline.atomic import replacing, sha256
 from pipeline.config import Grid
-from pipeline.cubes.assemble import Placed, assemble
+from pipeline.cubes.assemble import Placed, assemble, merged
 from pipeline.cubes.parts import part_cube
 from pipeline.cubes.schema import SCHEMA
 from pipeline.cubes.store import (
@@ -147,6 +147,16 @@ def test_parts_made_with_different_settings_are_not_mixed(tmp_path):
         part_cube("spectrum", job)
     write_part(spectrum_part(1.0).assign_attrs(attributes(about)), files[0])
     assert len(part_cube("spectrum", job).files) == 2
+
+
+def test_names_keep_the_order_of_every_list():
+    dense, residual = ["stem", "dense1", "dense2", "fc"], ["stem.conv", "block1", "fc"]
+    fnet, lenet = ["fc1", "fc2", "fc3", "fc4"], ["conv1", "conv2", "fc1", "fc2", "fc3"]
+    names = merged([dense, lenet, fnet, residual, fnet])
+    assert sorted(names) == sorted({*dense, *residual, *fnet, *lenet})
+    for one in (dense, residual, fnet, lenet):
+        assert [name for name in names if name in one] == one
+    assert sorted(merged([["a", "b"], ["b", "a", "c"]])) == ["a", "b", "c"]  # no common order
 
 
 def test_absent_combinations_take_no_space(tmp_path):

@@ -234,6 +234,19 @@ def test_a_diverged_network_has_no_last_checkpoint():
     assert [checkpoint(cube, lost, last=last) for last in (False, True)] == [0, None]
 
 
+@pytest.mark.parametrize("name", ["components", "class_pairs"])
+def test_an_only_checkpoint_is_drawn_once(name):
+    whole = CUBES["hierarchy"]
+    with style.theme():
+        one, two = (
+            figure.FIGURES[name]({"hierarchy": cube}, SETTINGS)
+            for cube in (whole.sel(epoch=[9]), whole)
+        )
+    assert 2 * len(one.axes) == len(two.axes)
+    assert any("epoch 9" in panel.get_title() for panel in one.axes)
+    plt.close("all")
+
+
 def test_drawing_imports_no_torch():
     code = "import sys, pipeline.jobs.figure; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -77,8 +77,12 @@ def check(found):
         assert extent.y1 <= box.y1, f"clipped: {title.get_text()}"
     for i, one in enumerate(boxes):
         for j, other in enumerate(boxes[:i]):
-            pair = (titles[i].get_text(), titles[j].get_text())
-            assert not _cover(one, other) or "\n" in pair[0] + pair[1], pair
+            assert not _cover(one, other), (titles[i].get_text(), titles[j].get_text())
+    for panel in found.axes:
+        for name in (text for text in panel.texts if text.get_weight() == "bold"):
+            for title, extent in zip(titles, boxes, strict=True):
+                own = title is panel._left_title
+                assert own or not _cover(name.get_window_extent(), extent), title.get_text()
     assert any(panel.get_xlabel() for panel in found.axes)
     assert any(panel.get_ylabel() for panel in found.axes)
 
@@ -225,15 +229,16 @@ def test_figures_without_any_kronecker_factors(name, drawn):
 )
 def test_of_many_layers_the_page_shows_some(name, drawn, monkeypatch):
     many = {f"stage1.block{i}.conv": (8, 12) for i in range(15)}
+    many = {"stem": (8, 3)} | many | {"fc": (10, 8)}
     monkeypatch.setattr(layer_cubes, "SHAPES", {"fnet": many})
     runs = layer_cubes.runs(models=("fnet",))
     cube = {"layers": layer_cubes.layers_cube, "overlap": layer_cubes.overlap_cube}
     found = drawn(name, **{key: make(runs) for key, make in cube.items()})
     check(found)
     where = [found.get_suptitle(), found.axes[0].get_title(), *words(found)[:1]]
-    assert any("6 of 15 layers" in text for text in where)
-    assert layerwise.thinned(list(many))[0] == "stage1.block0.conv"
-    assert layerwise.thinned(list(many))[-1] == "stage1.block14.conv"
+    assert any("6 of 17 layers" in text for text in where)
+    assert layerwise.thinned(list(many))[0] == "stem"
+    assert layerwise.thinned(list(many))[-1] == "fc"
 
 
 def test_an_epoch_or_a_split_fewer(drawn):

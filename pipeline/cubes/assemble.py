@@ -116,10 +116,26 @@ def _labels(part: Placed, dim: str) -> list[Any]:
 
 
 def _union(dim: str, lists: list[list[Any]]) -> list[Any]:
-    # The longest list first: a deep network's layers keep their order, which a shallow one's fit.
-    longest = sorted(lists, key=len, reverse=True)
-    union = dict.fromkeys(value for values in longest for value in values)
-    return sorted(union) if dim in SORTED_DIMS else list(union)
+    if dim in SORTED_DIMS:
+        return sorted({value for values in lists for value in values})
+    return merged(sorted(lists, key=len, reverse=True))
+
+
+def merged(lists: Iterable[Sequence[Any]]) -> list[Any]:
+    """Return each value of ``lists`` once, in an order that agrees with theirs where they agree.
+
+    So the layers of each network stay in its own order, whatever names it shares with others.
+    """
+    union: list[Any] = []
+    for values in dict.fromkeys(map(tuple, lists)):
+        at = next((union.index(value) for value in values if value in union), len(union))
+        for value in values:
+            if value in union:
+                at = union.index(value)
+            else:
+                union.insert(at, value)
+            at += 1
+    return union
 
 
 def _coordinate(dim: str, values: list[Any]) -> tuple[str, np.ndarray]:

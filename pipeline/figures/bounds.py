@@ -22,7 +22,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
     """Draw a panel per network: each seed a point, their mean a larger one, by method."""
     cube = spectral.reference(cubes["bounds"], all_seeds=True)
     nets = spectral.networks(cube, "classes")
-    figure, axes = layerwise.panels(
+    figure, axes = style.panels(
         max(1, len(nets)),
         1,
         title=["PAC-Bayes bounds on test errors", f"{place(cube)}, line: mean"],

@@ -8,24 +8,25 @@ from matplotlib.figure import Figure
 
 from pipeline.figures import style
 from pipeline.figures.levels import one_split
-from pipeline.figures.spectral import checkpoint, networks, reference
+from pipeline.figures.spectral import checkpoint, ends, networks, reference
 from pipeline.stages import Figures
 
 
 def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
-    """Draw a row per network, columns for the first and the last checkpoint."""
+    """Draw a row per network, a column for the first and the last checkpoint each."""
     cube = one_split(reference(cubes["hierarchy"]))
     shown = networks(cube)
+    columns = ends(cube)
     figure, axes = style.panels(
         len(shown),
-        2,
+        len(columns),
         title="t-SNE of the class centres $g_c$ (numbered, large) and the class pairs "
         f"$g_{{c,k}}$ (small; crosses: k = c)\n{style.SPLIT_NAMES[str(cube.split.values)]}, "
         f"seed {int(cube.seed)}, {style.examples(int(cube.n_per_class))}",
         row_height=2.6,
     )
     for row, net in enumerate(shown):
-        for column, last in enumerate((False, True)):
+        for column, last in enumerate(columns):
             panel, epoch = axes[row, column], checkpoint(cube, net, last=last)
             panel.set(xticks=[], yticks=[])
             if epoch is None:

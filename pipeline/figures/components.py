@@ -12,17 +12,18 @@ from pipeline.figures.levels import (
     one_split,
     quadrature_counts,
 )
-from pipeline.figures.spectral import checkpoint, networks, reference
+from pipeline.figures.spectral import checkpoint, ends, networks, reference
 from pipeline.stages import Figures
 
 
 def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
-    """Draw a row per network, columns for the first and the last checkpoint."""
+    """Draw a row per network, a column for the first and the last checkpoint each."""
     cube = one_split(reference(cubes["hierarchy"], all_seeds=True))
     shown = networks(cube)
+    columns = ends(cube)
     figure, axes = style.panels(
         len(shown),
-        2,
+        len(columns),
         title=f"G = A1 + A2 + B1 + B2, {style.SPLIT_NAMES[str(cube.split.values)]}\n"
         f"mean over {style.count(cube.sizes['seed'], 'seed')}, "
         f"{style.examples(int(cube.n_per_class))}",
@@ -31,7 +32,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
     )
     for row, net in enumerate(shown):
         axes[row, 0].set_ylabel("eigenvalues per decade")
-        for column, last in enumerate((False, True)):
+        for column, last in enumerate(columns):
             panel, epoch = axes[row, column], checkpoint(cube, net, last=last)
             if epoch is None:
                 style.note(panel, "diverged")

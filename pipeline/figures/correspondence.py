@@ -20,7 +20,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
     columns = [(net, side) for net in nets for side in SIDES]
     what = "Layer Hessians' eigenvectors (order), projected on those of their factors (index)"
     where = [f"{name}{layerwise.out_of(names, all_names)}", layerwise.place(cube)]
-    figure, axes = layerwise.panels(
+    figure, axes = style.panels(
         max(1, len(names)),
         max(1, len(columns)),
         title=[what, *where] if names else [what],

@@ -22,7 +22,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
     columns = [(norm, i) for norm, count in kept.items() for i in range(min(count, each))]
     what = "Leading eigenvectors of the layer Hessians as matrices (red positive, blue negative)"
     where = [f"{name}{layerwise.out_of(names, all_names)}", layerwise.place(cube)]
-    figure, axes = layerwise.panels(
+    figure, axes = style.panels(
         max(1, len(names)),
         max(1, len(columns)),
         title=[what, *where] if names else [what],

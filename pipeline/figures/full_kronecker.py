@@ -14,7 +14,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
     rows = layerwise.by_network(cube) or {"": []}
     what = "The full Hessian's top eigenpairs and their approximation from Kronecker parts"
     there = any(layerwise.is_there(cube, net, "outputs") for nets in rows.values() for net in nets)
-    figure, axes = layerwise.panels(
+    figure, axes = style.panels(
         len(rows), 2, title=[what, layerwise.place(cube)] if there else [what]
     )
     for (left, right), (name, nets) in zip(axes, rows.items(), strict=True):

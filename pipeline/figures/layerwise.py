@@ -1,6 +1,6 @@
 """What the figures of layers share: slices, and a grid of networks and their layers."""
 
-import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,6 @@ from pipeline.figures import spectral, style
 from pipeline.figures.levels import one_split
 
 COLUMNS = 6  # that stay legible on a page; of more layers so many are shown, evenly spaced
-TITLE_DENSITY = 15  # letters of a title per inch
 MARGIN, LETTER = 1.1, 0.07  # inches: what axis labels take, and a letter of a panel's title
 ROUNDING = 1e-5  # of the largest eigenvalue, in float32 with room to spare
 NO_PAIR = "diverged,\nor one seed alone"
@@ -102,20 +101,6 @@ def place(cube: xr.Dataset) -> str:
     )
 
 
-def panels(
-    rows: int,
-    columns: int,
-    *,
-    title: list[str],
-    row_height: float = style.ROW_HEIGHT,
-    **options: Any,
-) -> tuple[Figure, Any]:
-    """Return ``style.panels`` under a title whose lines are broken to fit the width."""
-    width = min(style.PAGE_WIDTH, style.COLUMN_WIDTH * columns)
-    lines = [textwrap.fill(line, int(TITLE_DENSITY * width)) for line in title]
-    return style.panels(rows, columns, title="\n".join(lines), row_height=row_height, **options)
-
-
 def grid(
     cube: xr.Dataset,
     rows: dict[str, list[Network]],
@@ -134,7 +119,7 @@ def grid(
         layers(cube, [net for net in nets if is_there(cube, net, variable)])
         for nets in rows.values()
     ]
-    figure, axes = panels(
+    figure, axes = style.panels(
         len(rows),
         max(1, *(len(thinned(names)) for names in known)),
         title=[*title, place(cube)] if any(known) else title,
@@ -151,7 +136,7 @@ def grid(
             found.append(Panel(panel, layer, slices))
             panel.set_title(layer_name(layer, slices, letters), loc="left")
             panel.xaxis.get_major_locator().set_params(integer=True)
-        _name_row(line[0], f"{name}{out_of(chosen, names)}")
+        _name_row(line[: max(1, len(chosen))], f"{name}{out_of(chosen, names)}")
         line[0].set_ylabel(labels[1])
         if not chosen:
             line[0].set(xticks=[], yticks=[])
@@ -160,12 +145,13 @@ def grid(
     return figure, found
 
 
-def _name_row(panel: Axes, name: str) -> None:
-    """Write a row's name above its first panel's title, over the next panels if it is long."""
-    head = panel.get_title(loc="left")
-    title = panel.set_title(f"\n{head}" if head else " ", loc="left")
+def _name_row(row: Sequence[Axes], name: str) -> None:
+    """Write a row's name above all titles of its panels, over several of them if it is long."""
+    heads = [panel.get_title(loc="left") for panel in row]
+    above = 1 + max(head.count("\n") for head in heads) - heads[0].count("\n")
+    title = row[0].set_title("\n" * above + heads[0] if heads[0] else " ", loc="left")
     # In the layout, a name that is longer than the panel would push the next one aside.
-    panel.annotate(
+    row[0].annotate(
         name, (0, 1), xycoords=title, va="top", weight="bold", annotation_clip=False
     ).set_in_layout(False)
 

@@ -16,7 +16,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
     """Draw a row per network, a column per method, a line per layer; each seed a line."""
     cube = spectral.reference(cubes["bounds"], all_seeds=True)
     nets, methods = spectral.networks(cube, "classes"), [str(name) for name in cube.basis.values]
-    figure, axes = layerwise.panels(
+    figure, axes = style.panels(
         max(1, len(nets)),
         max(1, len(methods)),
         title=[

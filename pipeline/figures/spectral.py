@@ -62,12 +62,22 @@ def networks(cube: xr.Dataset, variable: str = "classes") -> list[dict[str, str]
 
 def checkpoint(cube: xr.Dataset, net: dict[str, str], *, last: bool) -> int | None:
     """Return the first or last epoch that ``cube`` holds, None if ``net`` had diverged by then."""
-    there = cube.trace.notnull()
-    epochs = cube.epoch.values[there.any([dim for dim in there.dims if dim != "epoch"]).values]
-    if not len(epochs):
+    epochs = _epochs(cube)
+    if not epochs:
         return None
-    epoch = int(epochs[-1 if last else 0])
-    return epoch if bool(there.sel(net, drop=True).sel(epoch=epoch).any()) else None
+    epoch = epochs[-1 if last else 0]
+    return epoch if epoch in _epochs(cube.sel(net)) else None
+
+
+def ends(cube: xr.Dataset) -> tuple[bool, ...]:
+    """Return ``last`` of the checkpoints to show beside each other: one where there is but one."""
+    return (False, True) if len(_epochs(cube)) > 1 else (True,)
+
+
+def _epochs(cube: xr.Dataset) -> list[int]:
+    there = cube.trace.notnull()
+    there = there.any([dim for dim in there.dims if dim != "epoch"])
+    return [int(epoch) for epoch in cube.epoch.values[there.values]]
 
 
 def atoms(matrix: xr.Dataset) -> np.ndarray:

@@ -18,7 +18,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures, *, last: bool = True) 
     figure, axes = style.panels(
         len(shown),
         len(matrices),
-        title=f"Hess = G + H at {'the last checkpoint' if last else 'initialisation'}, "
+        title=f"Hess = G + H at the {'last' if last else 'first'} checkpoint, "
         f"{style.SPLIT_NAMES[str(cube.split.values)]}; dashed: edge of G's bulk\n"
         f"seed {int(cube.seed)}, {style.examples(int(cube.n_per_class))}",
         sharex="row",
@@ -30,8 +30,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures, *, last: bool = True) 
         curves = []
         for column, matrix in enumerate(matrices):
             panel = axes[row, column]
-            name = style.network_name(net)
-            panel.set_title(f"{name}: {matrix}" if column == 0 else matrix)
+            panel.set_title(f"{style.network_name(net)}: {matrix}" if column == 0 else matrix)
             if epoch is None:
                 style.note(panel, "diverged")
                 continue

@@ -1,5 +1,6 @@
 """How all figures look: sizes in inches for a page, colours that the colour-blind tell apart."""
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from pipeline.atomic import replacing
 
 PAGE_WIDTH, COLUMN_WIDTH = 6.9, 3.5  # of a paper in two columns
 ROW_HEIGHT = 1.65
+TITLE_DENSITY = 15  # letters of a title per inch
 PALETTE = sns.color_palette("colorblind")
 INK = "0.25"
 MATRIX_COLOURS = {"Hess": PALETTE[0], "G": PALETTE[1], "H": PALETTE[2]}
@@ -56,19 +58,39 @@ def theme() -> Iterator[None]:
 
 
 def panels(
-    rows: int, columns: int, *, title: str, row_height: float = ROW_HEIGHT, **options: Any
+    rows: int,
+    columns: int,
+    *,
+    title: str | list[str],
+    row_height: float = ROW_HEIGHT,
+    **options: Any,
 ) -> tuple[Figure, Any]:
-    """Return a figure and its (rows, columns) array of axes: page-wide, or one column alone."""
+    """Return a figure and its (rows, columns) array of axes: page-wide, or one column alone.
+
+    The lines of its title are broken to fit its width.
+    """
+    width = min(PAGE_WIDTH, COLUMN_WIDTH * columns)
+    lines = title.split("\n") if isinstance(title, str) else title
+    broken = [_broken(line, int(TITLE_DENSITY * width)) for line in lines]
     figure, axes = plt.subplots(
         rows,
         columns,
-        figsize=(min(PAGE_WIDTH, COLUMN_WIDTH * columns), row_height * rows + 0.9),
+        figsize=(width, row_height * rows + 0.9),
         squeeze=False,
         layout="constrained",
         **options,
     )
-    figure.suptitle(title)
+    figure.suptitle("\n".join(broken))
     return figure, axes
+
+
+def _broken(text: str, letters: int) -> str:
+    """Return ``text`` on as few lines as there must be, of lengths as even as can be."""
+    fewest = wrapped = textwrap.wrap(text, letters, break_long_words=False)
+    while letters > 1 and len(wrapped) == len(fewest):
+        fewest, letters = wrapped, letters - 1
+        wrapped = textwrap.wrap(text, letters, break_long_words=False)
+    return "\n".join(fewest)
 
 
 def legend_below(figure: Figure, axes: Axes, *, columns: int) -> None:

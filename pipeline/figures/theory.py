@@ -20,7 +20,7 @@ SHOWN = {
 def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
     """Draw a panel per quantity: each seed a point, their mean a line, by kind of input."""
     cube = cubes["theory"]
-    figure, axes = layerwise.panels(
+    figure, axes = style.panels(
         1,
         len(SHOWN),
         title=[

@@ -19,7 +19,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
     present = {net["norm"] for nets in rows.values() for net in nets}
     norms = [norm for norm in cube.norm.values if norm in present]
     what = "Weights of two networks, and the top k eigenspaces of their layer Hessians"
-    figure, axes = layerwise.panels(
+    figure, axes = style.panels(
         max(1, len(rows)),
         max(1, len(norms)),
         sharey=True,
