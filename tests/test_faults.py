@@ -259,7 +259,7 @@ def test_an_edit_of_the_configuration_waits_for_the_next_run(tmp_path):
     text, _ = process.communicate(timeout=300)
     assert process.returncode == 0, text
     assert steps_of(folder) == {12}
-    assert planned(folder, edited) == {"spectrum": 2, "cube": 1}
+    assert planned(folder, edited) == {"spectrum": 2, "cube": 1, "comparison": 1}
 
 
 @pytest.mark.faults
