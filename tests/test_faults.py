@@ -17,6 +17,7 @@ import torch
 from small_run import job_of
 from workflow import (
     BLOCK,
+    BOUNDED,
     TINY,
     begin,
     changed,
@@ -80,9 +81,9 @@ def steps_of(folder):
     return {read_attributes(part)["settings"]["spectrum"]["steps"] for part in parts}
 
 
-# One seed, every cube, two figures and the comparison: 15 jobs.
+# One seed, every cube, two figures and the comparison: 19 jobs.
 WHOLE = TINY | {
-    "grid": [BLOCK | {"recipes": ["sgd"]}],
+    "grid": [BLOCK | {"recipes": ["sgd"]}, BOUNDED],
     "figures": {"dpi": 60, "names": ["training", "theory"]},
 }
 
@@ -101,12 +102,16 @@ def test_kills_at_random_moments_change_nothing(undisturbed, tmp_path, kills):
     folder, draw = begin(tmp_path), random.Random(0)
     struck = []
     while len(struck) < kills:
-        process = start(folder, WHOLE)
+        process = start(folder, WHOLE, "--rerun-incomplete")
         # By jobs begun, so that on a slow machine too the kills come to the last of them.
-        if not begins_jobs(process, folder, draw.randint(1, 8)):
-            shutil.rmtree(folder / "results")  # all was done: once more from the start
+        if not begins_jobs(process, folder, draw.randint(1, 8)) or ends_by_itself(
+            process, draw.uniform(0, 3)
+        ):
+            assert process.wait() == 0, process.stdout.read()
+            process.stdout.close()
+            assert products(folder) == undisturbed
+            shutil.rmtree(folder / "results")  # once more from the start
             continue
-        time.sleep(draw.uniform(0, 3))
         logs = folder / "results" / "logs"
         struck.append(
             {log.relative_to(logs).parts[0] for log in logs.rglob("*.log") if is_held(log)}
@@ -134,8 +139,16 @@ def begins_jobs(process, folder, count):
         if sum(log.stat().st_mtime > begun for log in logs) >= count:
             return True
         time.sleep(0.05)
-    process.stdout.close()
     return False
+
+
+def ends_by_itself(process, seconds):
+    """Return whether a process ends within so many seconds."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 @pytest.mark.faults
