@@ -97,7 +97,8 @@ def _twice_reversed(problem: Problem, chunk: Chunk, fixed_residual: bool) -> Pro
             residual = _residual(problem, chunk, logits)
             residual = residual.detach() if fixed_residual else residual
             gradient = torch.autograd.grad(logits, at, residual, create_graph=True)
-            return torch.stack([_along(gradient, at, network.pieces(v)) for v in rows])
+            found = [_along(gradient, at, network.pieces(v)) for v in rows]
+            return found[0][None] if len(found) == 1 else torch.stack(found)
 
     return product
 
