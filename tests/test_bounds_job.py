@@ -204,7 +204,7 @@ def test_the_figures_are_drawn_from_the_cube(root, name, tmp_path):
     cube = cube_of(root)
     with style.theme():
         found = figure.FIGURES[name]({"bounds": cube}, Figures())
-        title = found.get_suptitle()
+        title = found.get_suptitle().replace("\n", " ")
         assert "1 seed" in title
         assert "120 training examples per class" in title
         values = np.concatenate([line.get_ydata() for panel in found.axes for line in panel.lines])
