@@ -28,7 +28,8 @@ def replacing(target: Path) -> Iterator[Path]:
     """Give a path beside ``target`` to write to; rename it onto ``target`` on success.
 
     A killed or failed writer leaves ``target`` as it was.  What is written may be a file or a
-    folder; a folder replaces a folder.  Raises as ``storing``.
+    folder; a folder replaces a folder.  A target has one writer at a time, which jobs see to by the
+    lock of ``pipeline.scratch``.  Raises as ``storing``.
     """
     staged = target.with_name(f".{target.name}.{os.getpid()}.partial")
     with storing(target):

@@ -1,12 +1,12 @@
-"""Undeclared scratch folders, where an interrupted job keeps what a rerun goes on from.
+"""What keeps a job from harm by another: a lock on what it makes, and scratch for its reruns.
 
-Snakemake deletes a job's declared outputs before it reruns the job, so nothing resumable may stand
-in them.
+Scratch is undeclared: Snakemake deletes a job's declared outputs before it reruns the job, so
+nothing resumable may stand in them.
 """
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from errno import ENOSYS
 from pathlib import Path
 
@@ -27,20 +27,32 @@ def scratch_path(beside: Path, job: BaseModel) -> Path:
 def scratch_folder(beside: Path, job: BaseModel, *, first_rank: bool = True) -> Iterator[Path]:
     """Give this very job's scratch folder in ``beside``; remove it when all within is done.
 
-    Those of other settings are removed at once.  One process works in it at a time: a second, of a
-    job that a cluster has queued again or that outlived its Snakemake, waits for the first.  Of
-    several processes of one job only the first locks and removes.
+    Those of other settings are removed at once: hold the lock of what the job makes, so that none
+    of them is in use.  Of several processes of one job only the first removes.
     """
     own = scratch_path(beside, job)
     if not first_rank:
         yield own
         return
-    with alone(own.with_name(f"{own.name}.lock"), "this job"):
-        for other in beside.glob(f".{type(job).__name__}-*"):
-            if other.is_dir() and other != own:
-                remove(other)
-        yield own
-        remove(own)
+    for other in beside.glob(f".{type(job).__name__}-*"):
+        if other != own:
+            remove(other)
+    yield own
+    remove(own)
+
+
+@contextmanager
+def only_maker(*targets: Path) -> Iterator[None]:
+    """Hold the locks of what a job makes, whatever its settings, from its first look to its end.
+
+    Another that makes one of the same waits: a job that a cluster has queued again, or one of older
+    settings that outlived its Snakemake.
+    """
+    with ExitStack() as stack:
+        for target in sorted(targets):  # in one order: no two jobs wait for each other
+            lock = target.with_name(f".{target.name}.lock")
+            stack.enter_context(alone(lock, str(target)))
+        yield
 
 
 @contextmanager

@@ -8,7 +8,6 @@ import random
 import shutil
 import signal
 import subprocess
-import threading
 import time
 from contextlib import contextmanager
 
@@ -285,29 +284,6 @@ def test_a_second_snakemake_is_refused(tmp_path):
     assert "cannot be locked" in said or "locked" in said
     text, _ = process.communicate(timeout=300)
     assert process.returncode == 0, text
-
-
-def test_a_job_begun_twice_waits_for_itself(tmp_path, capsys):
-    job, order = job_of(), []
-
-    def work(name, begun):
-        with scratch_folder(tmp_path, job) as scratch:
-            order.append(f"{name} in")
-            begun.set()
-            scratch.mkdir()
-            time.sleep(0.5)
-            order.append(f"{name} out")
-
-    first, second = threading.Event(), threading.Event()
-    threads = [threading.Thread(target=work, args=pair) for pair in (("a", first), ("b", second))]
-    threads[0].start()
-    assert first.wait(10)
-    threads[1].start()
-    for thread in threads:
-        thread.join(20)
-    assert order == ["a in", "a out", "b in", "b out"]
-    assert "another process works on this job" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
 
 
 def fail_in(folder, code):

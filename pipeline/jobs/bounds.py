@@ -17,7 +17,7 @@ from pipeline.jobs.parts import options_of
 from pipeline.progress import say
 from pipeline.provenance import provenance
 from pipeline.runs import Run, run_folder
-from pipeline.scratch import scratch_folder
+from pipeline.scratch import only_maker, scratch_folder
 from pipeline.tasks import BoundsJob
 
 BINS = 40  # points of a curve of variance against curvature
@@ -31,8 +31,8 @@ def write_bound(file: Path, job: BoundsJob, *, save_every: float) -> None:
     device = prepare(job.compute)
     folder = run_folder(file.parents[8], Run.from_path(file.parents[1]))
     opened = {"device": device, "dtype": getattr(torch, job.compute.dtype)}
-    run, initial = open_run(folder, **opened), open_run(folder, 0, **opened)
-    with scratch_folder(file.parent, job) as scratch:
+    with only_maker(file), scratch_folder(file.parent, job) as scratch:
+        run, initial = open_run(folder, **opened), open_run(folder, 0, **opened)
         state = scratch / f"{run.checksum[:16]}-{initial.checksum[:16]}.safetensors"
         part = _part(job, run, initial, state, save_every)
         part["classes"] = float(len(run.class_names))

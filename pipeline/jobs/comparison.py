@@ -10,11 +10,18 @@ from pipeline.cubes.store import manifest_path, read_cube
 from pipeline.figures import comparison, style
 from pipeline.provenance import provenance
 from pipeline.runs import comparison_paths
+from pipeline.scratch import only_maker
 from pipeline.tasks import ComparisonJob
 
 
 def write_comparison(job: ComparisonJob) -> None:
     """Write the tables and draw the figure."""
+    files = comparison_paths(job.results)
+    with only_maker(*files.values()):
+        _write(files, job)
+
+
+def _write(files: dict[str, Path], job: ComparisonJob) -> None:
     paths = {cube: Path(job.results) / "cubes" / f"{cube}.zarr" for cube in job.grids}
     rows = compare(job, {cube: read_cube(path) for cube, path in paths.items()})
     manifests = [manifest_path(path) for path in paths.values()]
@@ -24,7 +31,6 @@ def write_comparison(job: ComparisonJob) -> None:
         device="cpu",
         inputs={str(manifest): sha256(manifest) for manifest in manifests},
     )
-    files = comparison_paths(job.results)
     for suffix, text in (("csv", as_csv(rows)), ("md", as_markdown(rows))):
         with replacing(files[suffix]) as staged:
             staged.write_text(text, encoding="utf-8")

@@ -7,6 +7,7 @@ from pipeline.cubes.parts import part_cube
 from pipeline.cubes.store import attributes, write_cube
 from pipeline.cubes.training import training_cube
 from pipeline.provenance import provenance
+from pipeline.scratch import only_maker
 from pipeline.tasks import CubeJob
 
 CUBES = {
@@ -22,14 +23,16 @@ CUBES = {
 
 def write_cube_of(name: str, job: CubeJob) -> None:
     """Gather the cube ``name`` and write it with its manifest."""
-    gathered = CUBES[name](job)
-    seeds = "seed" if "seed" in gathered.cube.coords else "seed_a"
-    gathered.cube.attrs = attributes(
-        provenance(
-            settings=job.model_dump(mode="json"),
-            code=job.code,
-            device=", ".join(sorted(gathered.devices)),
-            seeds=gathered.cube[seeds].values.tolist(),
+    target = Path(job.results) / "cubes" / f"{name}.zarr"
+    with only_maker(target):
+        gathered = CUBES[name](job)
+        seeds = "seed" if "seed" in gathered.cube.coords else "seed_a"
+        gathered.cube.attrs = attributes(
+            provenance(
+                settings=job.model_dump(mode="json"),
+                code=job.code,
+                device=", ".join(sorted(gathered.devices)),
+                seeds=gathered.cube[seeds].values.tolist(),
+            )
         )
-    )
-    write_cube(gathered.cube, Path(job.results) / "cubes" / f"{name}.zarr", parts=gathered.files)
+        write_cube(gathered.cube, target, parts=gathered.files)

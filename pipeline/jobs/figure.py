@@ -36,6 +36,7 @@ from pipeline.figures import (
     weights,
 )
 from pipeline.provenance import provenance
+from pipeline.scratch import only_maker
 from pipeline.tasks import FigureJob
 
 FIGURES = {
@@ -71,14 +72,14 @@ FIGURES = {
 
 def draw_figure(name: str, files: list[Path], job: FigureJob) -> None:
     """Draw the figure ``name`` to ``files``."""
-    cubes = {cube: read_cube(Path(path)) for cube, path in job.cubes.items()}
-    manifests = [manifest_path(path) for path in job.cubes.values()]
-    about = provenance(
-        settings=job.model_dump(mode="json"),
-        code=job.code,
-        device="cpu",
-        inputs={str(manifest): sha256(manifest) for manifest in manifests},
-    )
-    with style.theme():
+    with only_maker(*files), style.theme():
+        cubes = {cube: read_cube(Path(path)) for cube, path in job.cubes.items()}
+        manifests = [manifest_path(path) for path in job.cubes.values()]
+        about = provenance(
+            settings=job.model_dump(mode="json"),
+            code=job.code,
+            device="cpu",
+            inputs={str(manifest): sha256(manifest) for manifest in manifests},
+        )
         figure = FIGURES[name](cubes, job.figures)
         style.save(figure, files, dpi=job.figures.dpi, about=json.dumps(about))

@@ -29,6 +29,7 @@ from pipeline.device import device_name, prepare
 from pipeline.progress import progress
 from pipeline.provenance import provenance
 from pipeline.runs import Run, checkpoint_path, overlap_path, run_folder
+from pipeline.scratch import only_maker
 from pipeline.tasks import OverlapJob, layers_parts
 
 COSINE = "weights of "  # a layer's entry beside its overlaps
@@ -63,8 +64,13 @@ Pair = tuple[Side, Side]
 
 def write_overlaps(job: OverlapJob) -> None:
     """Write the overlap part of a network's runs."""
-    device = prepare(job.compute)
     target = overlap_path(job.results, job.dataset, job.model, job.norm)
+    with only_maker(target):
+        _write(target, job)
+
+
+def _write(target: Path, job: OverlapJob) -> None:
+    device = prepare(job.compute)
     sides = [
         Side(run, *at, file, sha256(file), layer_sizes(file)) for run, at, file in layers_parts(job)
     ]
@@ -92,7 +98,7 @@ def write_overlaps(job: OverlapJob) -> None:
     )
     write_part(part, target)
     for file in set(kept.glob("*.safetensors")) - set(files.values()):
-        file.unlink()
+        file.unlink(missing_ok=True)
 
 
 def held_bytes(pairs: Sequence[Pair], itemsize: int) -> int:

@@ -20,7 +20,7 @@ from pipeline.device import device_name, prepare
 from pipeline.progress import progress, say
 from pipeline.provenance import provenance
 from pipeline.runs import Part
-from pipeline.scratch import scratch_folder
+from pipeline.scratch import only_maker, scratch_folder
 from pipeline.tasks import BoundsJob, StageJob
 
 Record = Callable[[LinearOperator, str], LinearOperator]
@@ -41,6 +41,8 @@ def write_parts(
     first = ranks()[0] == 0
     parts = {file: Part.from_path(file) for file in files}
     with ExitStack() as stack:
+        if first:
+            stack.enter_context(only_maker(*files))
         staged = {}
         for file, part in parts.items():
             checksum = open_run(part.folder, part.epoch).checksum[:16]

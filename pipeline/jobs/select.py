@@ -14,6 +14,7 @@ from pipeline.errors import ArtifactError
 from pipeline.progress import say
 from pipeline.provenance import provenance
 from pipeline.runs import SWEEP_FILE, Run, checkpoint_path, results_of, run_folder
+from pipeline.scratch import only_maker
 from pipeline.tasks import SelectJob
 
 
@@ -39,6 +40,11 @@ def select_run(folder: Path, job: SelectJob) -> None:
     candidate that diverged loses to any that did not; where all did, so does the run.
     Raises ArtifactError where a candidate's files are not whole, or not those of its record.
     """
+    with only_maker(folder / "run.json"):
+        _select(folder, job)
+
+
+def _select(folder: Path, job: SelectJob) -> None:
     run = Run.from_path(folder)
     results = results_of(folder)
     folders = {name: run_folder(results, replace(run, recipe=name)) for name in job.candidates}

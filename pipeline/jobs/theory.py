@@ -11,6 +11,7 @@ from pipeline.device import device_name, prepare
 from pipeline.progress import progress
 from pipeline.provenance import provenance
 from pipeline.runs import theory_path
+from pipeline.scratch import only_maker
 from pipeline.tasks import TheoryJob
 
 KEYS = ("overlap_predicted", "eigenvalue_ratio", "relative_error")
@@ -18,6 +19,13 @@ KEYS = ("overlap_predicted", "eigenvalue_ratio", "relative_error")
 
 def write_theory(job: TheoryJob) -> None:
     """Write the theory part."""
+    target = theory_path(job.results)
+    with only_maker(target):
+        write_part(_part(job), target)
+
+
+def _part(job: TheoryJob) -> xr.Dataset:
+    """Return what random networks of each width, input and seed are found to be."""
     device, theory = prepare(job.compute), job.theory
     dims = ("width", "input", "seed")
     places = list(product(theory.widths, INPUTS, theory.seeds))
@@ -51,4 +59,4 @@ def write_theory(job: TheoryJob) -> None:
             seeds=list(theory.seeds),
         )
     )
-    write_part(part, theory_path(job.results))
+    return part

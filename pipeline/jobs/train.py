@@ -14,7 +14,7 @@ from pipeline.device import device_name, prepare
 from pipeline.models.registry import build
 from pipeline.provenance import provenance
 from pipeline.runs import Run, checkpoint_path, results_of
-from pipeline.scratch import scratch_folder
+from pipeline.scratch import only_maker, scratch_folder
 from pipeline.streams import stream
 from pipeline.tasks import TrainJob
 from pipeline.training.checkpoint import Row
@@ -44,7 +44,7 @@ def train_run(folder: Path, job: TrainJob, *, save_every: float) -> None:
         init=job.recipe.init,
         seed=stream(run.seed, "init"),
     ).to(device)
-    with scratch_folder(folder, job) as scratch:
+    with only_maker(folder / "run.json"), scratch_folder(folder, job) as scratch:
         history = train(
             network,
             job.recipe,
