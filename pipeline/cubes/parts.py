@@ -1,13 +1,9 @@
 """The cubes that are gathered from parts, one for each checkpoint and split."""
 
-import json
-from collections import Counter
-from pathlib import Path
-
 from pipeline.cubes.assemble import Gathered, Placed, assemble
+from pipeline.cubes.mixture import refuse_mixture
 from pipeline.cubes.schema import SCHEMA
 from pipeline.cubes.store import read_attributes, read_part
-from pipeline.errors import ArtifactError
 from pipeline.tasks import STAGES, CubeJob, part_places
 
 
@@ -20,22 +16,10 @@ def part_cube(name: str, job: CubeJob) -> Gathered:
     places = part_places(name, job)
     parts = [Placed(place, read_part(file, SCHEMA[name])) for place, file in places]
     if name in STAGES:
-        _refuse_mixture(name, {file: part for (_, file), part in zip(places, parts, strict=True)})
+        told = {
+            file: read_attributes(part.data)["settings"][name]
+            for (_, file), part in zip(places, parts, strict=True)
+        }
+        refuse_mixture(told, name)
     devices = {read_attributes(part.data)["device"] for part in parts}
     return Gathered(assemble(name, job.runs(), parts), [file for _, file in places], devices)
-
-
-def _refuse_mixture(stage: str, parts: dict[Path, Placed]) -> None:
-    """Raise ArtifactError where parts of a stage were made with different settings."""
-    told = {
-        file: json.dumps(read_attributes(part.data)["settings"][stage], sort_keys=True)
-        for file, part in parts.items()
-    }
-    counts = Counter(told.values()).most_common()
-    if len(counts) > 1:
-        odd = next(file for file, text in told.items() if text == counts[-1][0])
-        raise ArtifactError(
-            f"part {odd} was made with other `{stage}:` settings than {counts[0][1]} of the "
-            f"{len(told)} parts, as when the configuration is edited while jobs run. Run snakemake "
-            "again, which makes anew what differs"
-        )

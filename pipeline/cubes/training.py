@@ -4,15 +4,19 @@ import csv
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from pipeline.cubes.assemble import Gathered, Placed, assemble
+from pipeline.cubes.mixture import refuse_mixture
 from pipeline.cubes.schema import SCHEMA
 from pipeline.errors import ArtifactError
-from pipeline.runs import SWEEP_FILE, run_folder
+from pipeline.runs import SWEEP_FILE, Run, run_folder
 from pipeline.tasks import CubeJob, training_files
+
+NAMED = ("dataset", "model", "recipe")  # words that stand for settings of the configuration
 
 # Variables of the cube, and the columns of the files that hold them.
 HISTORY = {key: key for key, known in SCHEMA["training"].items() if known.dims == ("epoch",)}
@@ -26,11 +30,13 @@ SWEEP = {
 def training_cube(job: CubeJob) -> Gathered:
     """Return the training cube.
 
-    Raises ArtifactError where a history or record that the grid asks for is missing or corrupt.
+    Raises ArtifactError where a history or record that the grid asks for is missing or corrupt, or
+    where runs of one data set, network or recipe were trained with different settings of it.
     """
     runs = job.runs()
     folders = [run_folder(job.results, run) for run in runs]
-    devices = {_device(folder / "run.json") for folder in folders}
+    devices, told = zip(*(_made_by(folder / "run.json") for folder in folders), strict=True)
+    _refuse_mixtures(job, dict(zip(runs, told, strict=True)))
     histories = [_table(folder / "history.csv", HISTORY, "epoch") for folder in folders]
     swept = [
         (run, path) for run, path in zip(runs, folders, strict=True) if run.recipe in job.sweeps
@@ -43,12 +49,31 @@ def training_cube(job: CubeJob) -> Gathered:
     cube = assemble("training", runs, parts)
     # A diverged run has no rows beyond its last; it stays diverged.
     cube["diverged"] = cube.diverged.where((cube.diverged == 1).cumsum("epoch") == 0, 1.0)
-    return Gathered(cube, training_files(job), devices)
+    return Gathered(cube, training_files(job), set(devices))
 
 
-def _device(file: Path) -> str:
+def _refuse_mixtures(job: CubeJob, told: dict[Run, dict[str, Any]]) -> None:
+    """Raise ArtifactError where runs that share a name of the configuration differ in its settings.
+
+    Of a sweep each run has the rate that was chosen for it.
+    """
+    for word in NAMED:
+        for name in {getattr(run, word) for run in told}:
+            shared = {
+                run_folder(job.results, run) / "run.json": settings[word]
+                for run, settings in told.items()
+                if getattr(run, word) == name
+            }
+            if word == "recipe" and name in job.sweeps:
+                shared = {file: recipe | {"lr": None} for file, recipe in shared.items()}
+            refuse_mixture(shared, f"{word}s.{name}")
+
+
+def _made_by(file: Path) -> tuple[str, dict[str, Any]]:
+    """Return the device that a run was trained on, and the settings that its words stand for."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))["provenance"]["device"]
+        about = json.loads(file.read_text(encoding="utf-8"))["provenance"]
+        return about["device"], {word: about["settings"][word] for word in NAMED}
     except FileNotFoundError as error:
         raise ArtifactError(f"record {file} is missing. Run snakemake, which makes it") from error
     except (ValueError, KeyError) as error:
