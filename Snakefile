@@ -26,6 +26,7 @@ from pipeline.atomic import check_writable
 from pipeline.catalogue import CUBES, FIGURES, METHODS
 from pipeline.configfile import load_config
 from pipeline.errors import AnatomyError, ConfigError
+from pipeline.frozen import freeze, thawed
 from pipeline.provenance import git_commit, versions
 from pipeline.reference.values import compared_cubes
 from pipeline.runs import (
@@ -51,12 +52,13 @@ report: "rules/report/experiment.rst"
 
 
 try:
-    CONFIG = load_config(config, [DEFAULT, *workflow.overwrite_configfiles])
+    SETTINGS = thawed(config, is_job=not workflow.is_main_process)
+    CONFIG = load_config(SETTINGS, [DEFAULT, *workflow.overwrite_configfiles])
 except ConfigError as error:
     raise WorkflowError(str(error))
 
 # For the report's first page, which sees nothing but the configuration.
-config["software"] = versions() | {"commit": git_commit()}
+config = SETTINGS | {"software": versions() | {"commit": git_commit()}}
 
 # Jobs run with the Python that runs snakemake, activated or not, and with this package.
 shell.prefix(
@@ -95,6 +97,7 @@ include: "rules/comparison.smk"
 onstart:
     try:
         check_writable(CONFIG.results)
+        freeze(SETTINGS, CONFIG.results)
     except AnatomyError as error:
         raise WorkflowError(str(error))
 

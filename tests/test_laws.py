@@ -20,7 +20,7 @@ from pipeline.models.registry import FAMILIES
 LINES = [
     {"errors", "streams", "public", "progress", "atomic", "catalogue", "runs", "fingerprint"},
     {"settings", "stages", "recipes", "config", "refusals", "configfile"}
-    | {"device", "provenance", "scratch"},
+    | {"device", "frozen", "provenance", "scratch"},
     {"data_files", "reference", "tasks", "assign", "workload"},
     {"data"},
     {"models"},

@@ -111,7 +111,7 @@ class LockedError(Exception):
 
 
 @pytest.mark.parametrize("rule", jobs(Path()))
-def test_every_job_locks_all_that_it_makes_before_it_reads_results_or_writes(tmp_path, monkeypatch, rule):
+def test_every_job_locks_what_it_makes_before_all_else(tmp_path, monkeypatch, rule):
     targets, begin = jobs(tmp_path)[rule]
     # In an order that is the same of all jobs.
     locks = [target.with_name(f".{target.name}.lock") for target in sorted(targets)]
