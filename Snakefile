@@ -37,10 +37,15 @@ from pipeline.runs import (
     checkpoint_path,
     comparison_paths,
     overlap_path,
-    run_folder,
     theory_path,
 )
-from pipeline.tasks import candidate_files, layers_parts, part_places, training_files
+from pipeline.tasks import (
+    candidate_files,
+    compared_networks,
+    layers_parts,
+    part_places,
+    training_files,
+)
 
 DEFAULT = f"{ROOT}/config.yaml"
 

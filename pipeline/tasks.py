@@ -175,6 +175,15 @@ def layers_parts(job: OverlapJob) -> list[tuple[Run, tuple[int, str], Path]]:
     ]
 
 
+def compared_networks(job: OverlapJob) -> list[Path]:
+    """Return the files of the networks whose weights a job compares: records and checkpoints."""
+    places = [(run_folder(job.results, run), epoch) for run, (epoch, _), _ in layers_parts(job)]
+    return sorted(
+        {folder / "run.json" for folder, _ in places}
+        | {checkpoint_path(folder, epoch) for folder, epoch in places}
+    )
+
+
 def candidate_files(run: Run, job: SelectJob, results: str) -> list[Path]:
     """Return the files of a run's candidates."""
     folders = [run_folder(results, replace(run, recipe=name)) for name in job.candidates]

@@ -33,7 +33,14 @@ from pipeline.runs import (
     theory_path,
 )
 from pipeline.settings import Settings
-from pipeline.tasks import STAGES, candidate_files, layers_parts, part_places, training_files
+from pipeline.tasks import (
+    STAGES,
+    candidate_files,
+    compared_networks,
+    layers_parts,
+    part_places,
+    training_files,
+)
 
 FIGURE_SUFFIXES = ("svg", "png")
 
@@ -184,9 +191,7 @@ def _overlaps(config: Config) -> Iterator[Work]:
     networks = sorted({(run.dataset, run.model, run.norm) for run in config.runs("overlap")})
     for dataset, model, norm in networks:
         job = overlap_job(config, dataset=dataset, model=model, norm=norm)
-        places = layers_parts(job)
-        inputs = [file for _, _, file in places]
-        inputs += [checkpoint_path(run_folder(config.results, run), at[0]) for run, at, _ in places]
+        inputs = [*(file for _, _, file in layers_parts(job)), *compared_networks(job)]
         name = f"{dataset}/{model}/{norm}"
         output = overlap_path(config.results, dataset, model, norm)
         log = log_path(config.results, "overlap", name)

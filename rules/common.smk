@@ -90,10 +90,9 @@ def overlap_parts(wildcards):
     return [str(file) for _, _, file in layers_parts(overlap_of(wildcards))]
 
 
-def overlap_checkpoints(wildcards):
-    """Return the networks whose weights are compared."""
-    places = layers_parts(overlap_of(wildcards))
-    return [str(checkpoint_path(run_folder(RESULTS, run), at[0])) for run, at, _ in places]
+def overlap_networks(wildcards):
+    """Return the files of the networks whose weights are compared."""
+    return [str(file) for file in compared_networks(overlap_of(wildcards))]
 
 
 def cube_params(wildcards):

@@ -1,7 +1,7 @@
 rule overlap:
     input:
         parts=overlap_parts,
-        checkpoints=overlap_checkpoints,
+        networks=overlap_networks,
     output:
         part=str(overlap_path(RESULTS, "{dataset}", "{model}", "{norm}")),
     log:

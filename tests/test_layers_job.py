@@ -15,12 +15,13 @@ from pipeline.cubes.eigenspaces import eigenspace
 from pipeline.cubes.store import opened_part, read_part
 from pipeline.curvature import layer_hessian
 from pipeline.curvature.kronecker_factors import kronecker_factors
+from pipeline.errors import ArtifactError
 from pipeline.jobs import overlap
 from pipeline.jobs.layers import write_layers
 from pipeline.jobs.overlap import write_overlaps
 from pipeline.jobs.train import train_run
 from pipeline.recipes import Recipe
-from pipeline.runs import Run, overlap_path
+from pipeline.runs import Run, checkpoint_path, overlap_path
 from pipeline.stages import Compute, Layers, Overlap
 from pipeline.tasks import LayersJob, OverlapJob
 
@@ -176,8 +177,45 @@ def test_a_new_seed_computes_its_own_pairs_and_reads_each_space_once(root, monke
     assert third.identical(second)
     # A seed taken out takes its pairs with it.
     overlaps(root, (0, 1))
+    assert len(kept_pairs(root)) == 1
+
+
+def kept_pairs(root):
     folder = overlap_path(root, "digits", "small", "batch").parent / ".overlap"
-    assert len(list(folder.glob("*.safetensors"))) == 1
+    return sorted(folder.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("left", [0, 100])
+def test_a_kept_pair_that_is_not_whole_is_compared_anew(root, left):
+    before = overlaps(root, (0, 1))
+    (file,) = kept_pairs(root)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:left])
+    assert overlaps(root, (0, 1)).identical(before)
+    assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("damage", "refusal"),
+    [
+        (lambda whole: whole[:-9], "seed1/checkpoints/epoch30.* is not a whole safetensors file"),
+        (lambda whole: whole[:-9] + bytes(9), r"seed1/checkpoints/epoch30.* SHA-256 differs"),
+    ],
+    ids=["truncated", "altered"],
+)
+def test_a_damaged_checkpoint_is_refused_by_name(root, damage, refusal):
+    overlap_path(root, "digits", "small", "batch").unlink(missing_ok=True)
+    for file in kept_pairs(root):
+        file.unlink()
+    checkpoint = checkpoint_path(folder_of(root, seed=1), 30)
+    whole = checkpoint.read_bytes()
+    checkpoint.write_bytes(damage(whole))
+    try:
+        with pytest.raises(ArtifactError, match=refusal):
+            overlaps(root, (0, 1))
+    finally:
+        checkpoint.write_bytes(whole)
+    assert not kept_pairs(root)
 
 
 def test_a_single_seed_and_a_diverged_one_leave_nothing_to_compare(root):

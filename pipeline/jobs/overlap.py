@@ -17,10 +17,11 @@ import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from safetensors.torch import load_file as load_weights
 
 from pipeline.anatomy.overlap import eigenspace_overlap
+from pipeline.api import open_run
 from pipeline.atomic import replacing, sha256
 from pipeline.cubes.eigenspaces import eigenspace, layer_sizes
 from pipeline.cubes.store import attributes, opened_part, refusal_of, write_part
@@ -28,7 +29,7 @@ from pipeline.curvature.memory import basis_budget
 from pipeline.device import device_name, prepare
 from pipeline.progress import progress
 from pipeline.provenance import provenance
-from pipeline.runs import Run, checkpoint_path, overlap_path, run_folder
+from pipeline.runs import Run, overlap_path, run_folder
 from pipeline.scratch import only_maker
 from pipeline.tasks import OverlapJob, layers_parts
 
@@ -76,7 +77,8 @@ def _write(target: Path, job: OverlapJob) -> None:
     ]
     kept = target.parent / ".overlap"
     files = {pair: kept / f"{_key(pair, job.code)}.safetensors" for pair in pairs_of(sides, job)}
-    missing = [pair for pair, file in files.items() if not file.exists()]
+    found = {pair: values for pair, file in files.items() if (values := _kept(file)) is not None}
+    missing = [pair for pair in files if pair not in found]
     missing.sort(key=lambda pair: [side.group for side in pair])
     batches = [list(some) for _, some in groupby(missing, lambda pair: [s.group for s in pair])]
     itemsize = getattr(torch, job.compute.dtype).itemsize
@@ -87,7 +89,8 @@ def _write(target: Path, job: OverlapJob) -> None:
         for pair, result in zip(pairs, _compared(pairs, job, device), strict=True):
             with replacing(files[pair]) as staged:
                 save_file(result, staged)
-    part = _dataset(job, sides, [(pair, load_file(file)) for pair, file in files.items()])
+            found[pair] = result
+    part = _dataset(job, sides, [(pair, found[pair]) for pair in files])
     part.attrs = attributes(
         provenance(
             settings=job.model_dump(mode="json"),
@@ -114,6 +117,14 @@ def _key(pair: Pair, code: str) -> str:
     """Return the name that a pair's overlaps are kept under: what they depend on."""
     text = " ".join([code, *(side.checksum for side in pair)])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _kept(file: Path) -> dict[str, np.ndarray] | None:
+    """Return what is kept of a pair, None where it is not there or not whole."""
+    try:
+        return load_file(file)
+    except (FileNotFoundError, SafetensorError):
+        return None
 
 
 def pairs_of(sides: Sequence[Side], job: OverlapJob) -> Iterator[Pair]:
@@ -160,9 +171,10 @@ def _compared(
 
 
 def _weights(job: OverlapJob, side: Side) -> dict[str, torch.Tensor]:
+    """Return a network's weights; raises ArtifactError where its checkpoint is not its own."""
     if not side.sizes:
         return {}
-    return load_weights(checkpoint_path(run_folder(job.results, side.run), side.epoch))
+    return open_run(run_folder(job.results, side.run), side.epoch).model.state_dict()
 
 
 def _dataset(
