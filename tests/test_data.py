@@ -1,9 +1,11 @@
 import shutil
 import struct
+import threading
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -148,6 +150,25 @@ def test_a_truncated_file_is_named(tmp_path):
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(DataError, match=r"corrupt file .*train-images-idx3-ubyte"):
         examples(Dataset(source="mnist"), root=tmp_path)
+
+
+def test_a_file_that_another_job_unpacks_is_waited_for(tmp_path):
+    file, found = write_mnist(tmp_path) / "train-images-idx3-ubyte", []
+    whole = file.read_bytes()
+
+    def load():
+        found.append(examples(Dataset(source="mnist"), root=tmp_path, download=True))
+
+    load()
+    file.write_bytes(whole[:-100])
+    with FileLock(tmp_path / ".mnist.lock"):
+        thread = threading.Thread(target=load)
+        thread.start()
+        thread.join(2)
+        assert thread.is_alive()
+        file.write_bytes(whole)
+    thread.join(60)
+    assert [len(one) for one in found] == [12, 12]
 
 
 def write_folder(root):

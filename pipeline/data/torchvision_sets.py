@@ -39,15 +39,11 @@ def load_small(dataset: Dataset, split: str, *, data_root: str, download: bool) 
     name, root = dataset.source, Path(data_root)
     loader = SMALL[name]
     where = root / (loader.__name__ if issubclass(loader, datasets.MNIST) else loader.base_folder)
-    corrupt = _corrupt_files(loader, root)
-    if corrupt:
-        raise DataError(
-            f"{name}: corrupt file {', '.join(map(str, corrupt))}. Put the original in its place, "
-            "or delete it and rerun with download: true"
-        )
     try:
-        # Several jobs may find the set missing at once; one fetches, the others wait.
+        # Several jobs may find the set missing at once; one fetches, the others wait: they do not
+        # take what it has unpacked in part for corrupt.
         with FileLock(_lock(root, name)) if download else nullcontext():
+            _refuse_corrupt(name, loader, root)
             loaded = loader(root, train=split == "train", download=download)
     except (OSError, RuntimeError) as error:
         raise DataError(
@@ -192,6 +188,16 @@ def _read_one(loaded: datasets.ImageFolder, index: int, *, view: v2.Compose) -> 
 def _lock(root: Path, name: str) -> str:
     root.mkdir(parents=True, exist_ok=True)
     return str(root / f".{name}.lock")
+
+
+def _refuse_corrupt(name: str, loader: type, root: Path) -> None:
+    """Raise DataError where files of a set are there but not what they should be."""
+    corrupt = _corrupt_files(loader, root)
+    if corrupt:
+        raise DataError(
+            f"{name}: corrupt file {', '.join(map(str, corrupt))}. Put the original in its place, "
+            "or delete it and rerun with download: true"
+        )
 
 
 def _corrupt_files(loader: type, root: Path) -> list[Path]:
