@@ -11,7 +11,7 @@ import typer
 
 from pipeline.atomic import FULL, storing
 from pipeline.config import Config
-from pipeline.configfile import read_config
+from pipeline.configfile import read_config, with_default
 from pipeline.cubes.reference import cube_reference
 from pipeline.errors import AnatomyError
 from pipeline.progress import hold_log, say
@@ -41,33 +41,35 @@ Processes = Annotated[
     int, typer.Option(help="start so many under torchrun, each with a share of the examples")
 ]
 ConfigFiles = Annotated[
-    list[Path], typer.Option("--configfile", help="YAML files, later ones overlaying")
+    list[Path],
+    typer.Option(
+        "--configfile", help="a YAML file over config.yaml; several, the later over the earlier"
+    ),
 ]
 
 
 @app.command()
-def check(configfile: ConfigFiles = [Path("config.yaml")]) -> None:  # noqa: B006
+def check(configfile: ConfigFiles = []) -> None:  # noqa: B006
     """Check a configuration and say what it stands for."""
-    config = read_config(configfile)
-    print(
-        f"{', '.join(map(str, configfile))}: {len(config.runs())} runs, results in {config.results}"
-    )
+    files = with_default(configfile)
+    config = read_config(files)
+    print(f"{', '.join(map(str, files))}: {len(config.runs())} runs, results in {config.results}")
 
 
 @app.command()
-def status(configfile: ConfigFiles = [Path("config.yaml")]) -> None:  # noqa: B006
+def status(configfile: ConfigFiles = []) -> None:  # noqa: B006
     """Draw how far each run has come, and say what failed; exit 1 if anything has."""
     from rich.console import Console
 
     from pipeline.status import print_status
 
-    if not print_status(read_config(configfile), Console()):
+    if not print_status(read_config(with_default(configfile)), Console()):
         raise typer.Exit(1)
 
 
 @app.command()
 def plan(
-    configfile: ConfigFiles = [Path("config.yaml")],  # noqa: B006
+    configfile: ConfigFiles = [],  # noqa: B006
     tflops: Annotated[
         float, typer.Option(min=1e-6, help="sustained, by which hours are told")
     ] = 10,
@@ -78,18 +80,18 @@ def plan(
 
     from pipeline.plan.table import print_plan
 
-    print_plan(read_config(configfile), Console(), tflops=tflops, device_gb=device_gb)
+    print_plan(read_config(with_default(configfile)), Console(), tflops=tflops, device_gb=device_gb)
 
 
 @app.command()
 def why(
     artifact: Annotated[Path, typer.Argument(help="a file of the results folder, or a cube")],
-    configfile: ConfigFiles = [Path("config.yaml")],  # noqa: B006
+    configfile: ConfigFiles = [],  # noqa: B006
 ) -> None:
     """Say what made an artifact, what would have it made again, and what has changed."""
     from pipeline.why import explanation
 
-    print(explanation(artifact, read_config(configfile)))
+    print(explanation(artifact, read_config(with_default(configfile))))
 
 
 @app.command()

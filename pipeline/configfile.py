@@ -1,6 +1,7 @@
 """Reading a configuration: every refusal at once, each with its place, its value and its cure."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 from pipeline.catalogue import FIGURES, FOLDER, IMAGE_SIZE, SHOWN_MATRICES, SOURCES
 from pipeline.config import Config, Dataset
 from pipeline.errors import ConfigError
+from pipeline.fingerprint import PACKAGE
 from pipeline.refusals import (
     Place,
     Refusal,
@@ -53,6 +55,14 @@ def load_config(settings: dict[str, Any], files: Sequence[str | Path] = ()) -> C
             return config
     lines = [f"{_where(r.place, files)}: {r.problem}\n    cure: {r.cure}" for r in refusals]
     raise ConfigError("the configuration is refused\n  " + "\n  ".join(lines))
+
+
+def with_default(files: Sequence[Path]) -> list[Path]:
+    """Return files as Snakemake reads them: over the project's config.yaml, named or not."""
+    default = PACKAGE.parent / "config.yaml"
+    if any(file.resolve() == default.resolve() for file in files):
+        return list(files)
+    return [Path(os.path.relpath(default)), *files]
 
 
 def read_config(files: Sequence[str | Path]) -> Config:

@@ -1,8 +1,13 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from typer.testing import CliRunner
+
+from pipeline.cli import app
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = (
@@ -35,19 +40,51 @@ def test_help_lists_the_commands():
 
 def test_check_tells_a_configuration():
     assert "15 runs, results in results" in pipeline("check").stdout
-    done = pipeline("check", "--configfile", "config.yaml", "--configfile", "presets/mnist.yaml")
+    done = pipeline("check", "--configfile", "presets/mnist.yaml")
     assert "7 runs, results in results-mnist" in done.stdout
 
 
 @pytest.mark.parametrize("preset", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda p: p.stem)
 def test_each_preset_is_valid_and_has_a_root_of_its_own(preset):
-    done = pipeline("check", "--configfile", "config.yaml", "--configfile", str(preset))
+    done = pipeline("check", "--configfile", str(preset))
     assert f"results in results-{preset.stem}\n" in done.stdout, done.stderr
+
+
+SMALL = {
+    "grid": [
+        {
+            "datasets": ["digits"],
+            "models": ["fnet32x2"],
+            "norms": ["none"],
+            "recipes": ["sgd"],
+            "n_per_class": [8],
+            "seeds": [0],
+            "cubes": ["training"],
+        }
+    ],
+    "figures": {"names": ["training"]},
+}
+
+
+@pytest.mark.parametrize("command", ["check", "plan", "status"])
+def test_a_file_alone_is_laid_over_the_projects_configuration(command, tmp_path, monkeypatch):
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(SMALL | {"results": str(tmp_path / "own")}))
+
+    def told(*files):
+        words = [word for file in files for word in ("--configfile", str(file))]
+        done = CliRunner().invoke(app, [command, *words], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    monkeypatch.chdir(tmp_path)
+    alone = told("own.yaml")
+    assert alone == told(os.path.relpath(ROOT / "config.yaml"), "own.yaml")
+    assert alone != told()
 
 
 def test_a_refusal_is_one_message(tmp_path):
     (tmp_path / "bad.yaml").write_text("grid: []\n")
-    done = pipeline("check", "--configfile", "config.yaml", "--configfile", f"{tmp_path}/bad.yaml")
+    done = pipeline("check", "--configfile", f"{tmp_path}/bad.yaml")
     assert done.returncode == 1
     assert done.stderr.startswith("error: the configuration is refused")
     assert "bad.yaml:1: grid" in done.stderr
