@@ -46,7 +46,11 @@ from pipeline.training.loop import train
 OPERATORS = {"Hess": hessian, "G": gauss_newton, "H": residual}
 IMAGE_SIZE = 32
 SKETCH = 8  # random vectors by which Hess v is compared with G v + H v
-ANYTIME = ("out", "matrices", "splits", "save_every", "memory_gb", "basis_gb")  # free to change
+# Free to change between calls: what is asked for, where from, and what changes rounding alone.
+ANYTIME = (
+    *("out", "matrices", "splits", "save_every", "data_root", "download"),
+    *("memory_gb", "basis_gb", "chunk", "compiled", "device", "threads"),
+)
 
 
 def options() -> argparse.Namespace:
@@ -61,7 +65,7 @@ def options() -> argparse.Namespace:
     add("--download", action="store_true", help="let torchvision fetch what --data-root lacks")
     add("--n-per-class", type=int, default=1351, help="training examples; 0: all")
     add("--test-per-class", type=int, default=0, help="test examples; 0: all")
-    add("--width", type=int, help="of every convolution, for a trial; by default S's own widths")
+    add("--width", type=int, help="of every convolution, for a trial: D's VGG11, not S's")
     add("--hidden", type=int, default=4096, help="units of each of the two hidden layers behind")
     add("--norm", choices=NORMS, default="batch")
     add("--epochs", type=int, default=200)
@@ -88,7 +92,7 @@ def main() -> None:
     """Train, measure, fit, draw, and print a table."""
     told = options()
     device = prepare(Compute(device=told.device, threads=told.threads))
-    results = opened(told, device)
+    results = opened(told)
     data = examples(told, device)
     network = trained(told, data, results)
     network.to(getattr(torch, told.dtype))
@@ -114,19 +118,24 @@ class Results:
     def add(self, section: str, name: str, value: Any) -> None:
         """Put a value under a name of a section."""
         self.found[section][name] = value
+        self.save()
+
+    def save(self) -> None:
+        """Write what is found so far."""
         with replacing(self.file) as staged:
             staged.write_text(json.dumps(self.found, indent=1) + "\n", encoding="utf-8")
 
 
-def opened(told: argparse.Namespace, device: torch.device) -> Results:
+def opened(told: argparse.Namespace) -> Results:
     """Return what an earlier call found, or nothing yet; AnatomyError if it was told otherwise."""
     file = told.out / "results.json"
     settings = {name: value for name, value in vars(told).items() if name not in ANYTIME}
     if not file.exists():
-        about = {"versions": versions(), "commit": git_commit(), "device": device_name(device)}
-        return Results(
-            file, {"settings": settings, **about, "training": {}, "spectra": {}, "laws": {}}
-        )
+        about = {"versions": versions(), "commit": git_commit()}
+        empty = {"training": {}, "spectra": {}, "laws": {}}
+        results = Results(file, {"settings": settings, **about, **empty})
+        results.save()  # before anything is made: a killed training goes on with its settings
+        return results
     found = json.loads(file.read_text(encoding="utf-8"))
     for name, value in settings.items():
         if found["settings"][name] != value:
@@ -168,7 +177,7 @@ def trained(told: argparse.Namespace, data: dict[str, Examples], results: Result
 
 def taught(
     told: argparse.Namespace, network: nn.Module, data: dict[str, Examples]
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Train ``network``, from a saved state where there is one; return how it went.
 
     Raises AnatomyError if training diverges.
@@ -196,6 +205,7 @@ def taught(
     pace = watch.seconds() / max(1, told.epochs - first)
     names = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
     return {name: getattr(last, name) for name in names} | {
+        "device": device_name(watch.device),
         "seconds_per_epoch": pace,
         "peak_bytes": watch.peak(),
     }
@@ -245,6 +255,7 @@ def measured(
         "sketch": sketch,
         "products": found.pairs.products + steps + found.trace.probes,
         "chunks_kept": [operator.kept, len(operator.products)],
+        "device": device_name(watch.device),
         "seconds_setup": setup,
         "seconds": watch.seconds(),
         "peak_bytes": watch.peak(),

@@ -14,8 +14,9 @@ from pipeline.figures.log_density import LOG_WIDTH
 from pipeline.figures.power_law import Tail, tail_of
 from pipeline.spectra.smoothing import LOG_OFFSET, log_density
 
-# Exponents of the density of H's eigenvalues: VGG11 on MNIST, 1351 examples per class (S).
+# Exponents of the density of H's eigenvalues (S), and the settings that they are of.
 PUBLISHED = {"test": -2.7, "train": -2.2}
+OF = {"dataset": "mnist", "n_per_class": 1351, "norm": "batch", "width": None, "hidden": 4096}
 POINTS = 1024  # of a density that is drawn
 Record = dict[str, Any]  # what results.json holds, or a part of it
 
@@ -34,6 +35,12 @@ def identity_error(found: dict[str, Record]) -> float:
     """Return ||Hess v - G v - H v|| / ||Hess v||, both as their random projections tell."""
     whole, G, H = (np.array(found[matrix]["sketch"]) for matrix in ("Hess", "G", "H"))
     return float(np.linalg.norm(whole - G - H) / np.linalg.norm(whole))
+
+
+def published(found: Record) -> dict[str, float]:
+    """Return S's exponents by split, none where the network or its examples are not S's."""
+    same = all(found["settings"][name] == value for name, value in OF.items())
+    return PUBLISHED if same else {}
 
 
 def by_split(found: Record) -> dict[str, dict[str, Record]]:
@@ -59,7 +66,7 @@ def tail(record: Record) -> Tail:
 
 
 def picture(found: Record, file: Path) -> None:
-    """Draw the log spectra, and below them H's tail with both power laws."""
+    """Draw the log spectra, and below them H's tail with its power law and S's."""
     spectra, p = by_split(found), found["training"]["parameters"]
     title = f"VGG11, {p:,} parameters, {found['settings']['dataset']}"
     with style.theme():
@@ -74,7 +81,7 @@ def picture(found: Record, file: Path) -> None:
             above.minorticks_off()
             above.set_xlabel(r"$\log_{10}$ (|eigenvalue| + $10^{-6}$) (nat)")
             if "H" in records:
-                _tail(below, tail(records["H"]), PUBLISHED[split])
+                _tail(below, tail(records["H"]), published(found).get(split))
             below.set_xlabel("|eigenvalue| of H (nat)")
         axes[0, 0].set_ylabel("density (1/decade)")
         axes[1, 0].set_ylabel("density (1/nat)")
@@ -90,16 +97,17 @@ def _log_spectrum(panel: Axes, record: Record, matrix: str) -> None:
     panel.plot(grid, heights, color=style.MATRIX_COLOURS[matrix], label=matrix)
 
 
-def _tail(panel: Axes, found: Tail, published: float) -> None:
+def _tail(panel: Axes, found: Tail, theirs: float | None) -> None:
     law = found.law
     ends = np.array([law.low, law.high])
     fit = law.coefficient * ends**law.exponent
     panel.plot(found.magnitudes, found.heights, color=style.MATRIX_COLOURS["H"])
     label = f"fit: exponent {law.exponent:.2f}, $R^2$ {law.r_squared:.3f}"
     panel.plot(ends, 2 * fit, "--", color=style.INK, label=label)
-    # Through the middle of the fit, to be seen beside it.
-    slope = (ends / np.sqrt(ends.prod())) ** published * np.sqrt(fit.prod())
-    panel.plot(ends, slope / 2, ":", color=style.INK, label=f"S's exponent {published}")
+    if theirs is not None:
+        # Through the middle of the fit, to be seen beside it.
+        slope = (ends / np.sqrt(ends.prod())) ** theirs * np.sqrt(fit.prod())
+        panel.plot(ends, slope / 2, ":", color=style.INK, label=f"S's exponent {theirs}")
     panel.set(xscale="log", yscale="log")
     panel.minorticks_off()
     panel.legend(loc="upper right")
@@ -108,8 +116,9 @@ def _tail(panel: Axes, found: Tail, published: float) -> None:
 def table(found: Record) -> str:
     """Return the results as Markdown."""
     training = found["training"]
+    devices = dict.fromkeys(one["device"] for one in (training, *found["spectra"].values()))
     lines = [
-        f"{found['device']}: {training['parameters']:,} parameters; "
+        f"{', '.join(devices)}: {training['parameters']:,} parameters; "
         f"{training['seconds_per_epoch']:.2f} s an epoch, peak {_gib(training)} GiB; "
         f"training loss {training['train_loss']:.2e}, "
         f"test accuracy {training['test_accuracy']:.4f}",
@@ -125,15 +134,16 @@ def table(found: Record) -> str:
         "| split | exponent of H | S's | R^2 | fitted from | to | error of Hess = G + H |",
         "|---|---|---|---|---|---|---|",
     ]
-    lines += [_law(split, law) for split, law in found["laws"].items()]
+    theirs = published(found)
+    lines += [_law(split, law, theirs.get(split, "")) for split, law in found["laws"].items()]
     return "\n".join(lines)
 
 
-def _law(split: str, law: Record) -> str:
+def _law(split: str, law: Record, theirs: float | str) -> str:
     numbers = {"exponent": ".2f", "r_squared": ".3f", "low": ".1e", "high": ".1e"}
     cells = [format(law[name], form) if name in law else "" for name, form in numbers.items()]
     error = f"{law['identity_error']:.0e}" if "identity_error" in law else ""
-    return f"| {split} | {cells[0]} | {PUBLISHED[split]} | {' | '.join(cells[1:])} | {error} |"
+    return f"| {split} | {cells[0]} | {theirs} | {' | '.join(cells[1:])} | {error} |"
 
 
 def _row(split: str, matrix: str, record: Record) -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.errors import AnatomyError
+
 ROOT = Path(__file__).parent.parent
 # Several calls of the script in one process, for importing torch takes seconds.
 ALONE = """
@@ -42,7 +44,57 @@ def test_the_script_runs_alone_and_goes_on_from_what_is_there(tmp_path):
         assert 0 < record["orthogonality"] < 1e-5
         assert record["dimension"] == found["training"]["parameters"]
     assert found["laws"]["test"]["identity_error"] < 1e-4
+    assert "-2.7" not in ended.stdout  # S's exponent, of MNIST
     assert (tmp_path / "spectra.png").stat().st_size > 10_000
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    """Return the script's module and a function that begins it with further words."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import full_size
+
+    def told(*words):
+        monkeypatch.setattr(sys, "argv", ["full_size.py", *TINY, "--out", str(tmp_path), *words])
+        return full_size.options()
+
+    return full_size, told
+
+
+def test_a_killed_training_keeps_to_its_settings(script, monkeypatch):
+    full_size, told = script
+
+    def killed(*words, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(full_size, "train", killed)
+    told()
+    with pytest.raises(KeyboardInterrupt):
+        full_size.main()
+    for words in (("--lr", "0.5"), ("--batch", "7"), ("--seed", "1"), ("--dtype", "float64")):
+        with pytest.raises(AnatomyError, match=f"{words[0]} is {words[1]}"):
+            full_size.opened(told(*words))
+
+
+def test_what_changes_rounding_alone_may_change(script):
+    full_size, told = script
+    begun = full_size.opened(told())
+    for words in (
+        ("--download", "--data-root", "elsewhere"),
+        ("--device", "cuda", "--threads", "3", "--chunk", "7", "--compiled"),
+        ("--memory-gb", "2", "--basis-gb", "3", "--save-every", "5"),
+    ):
+        assert full_size.opened(told(*words)).found == begun.found
+
+
+def test_exponents_of_s_are_those_of_its_network(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import full_size_report
+
+    own = {"dataset": "mnist", "n_per_class": 1351, "norm": "batch", "width": None, "hidden": 4096}
+    assert full_size_report.published({"settings": own}) == {"test": -2.7, "train": -2.2}
+    for other in ({"dataset": "digits"}, {"n_per_class": 10}, {"norm": "none"}, {"width": 16}):
+        assert full_size_report.published({"settings": own | other}) == {}
 
 
 def test_the_report_finds_a_known_law(monkeypatch):
