@@ -362,6 +362,16 @@ def test_the_peak_of_the_overlap_and_its_k():
     assert peak.measured.seeds == 3
     at = row_of(rows, "LeNet5", "fc1: overlap between seeds, k of the peak").measured
     assert (at.value, at.low, at.high) == (122, 120, 122)
+    # As of a layers.rank of 100: the peak lies where nothing was measured.
+    whole, short = (
+        compare(job_of({"overlap": LENET5}), {"overlap": some})
+        for some in (cube, cube.where(cube.k <= 100))
+    )
+    for what in ("fc1: overlap between seeds, peak", "fc1: overlap between seeds, k of the peak"):
+        assert "overlaps" not in row_of(whole, "LeNet5", what).scale
+        row = row_of(short, "LeNet5", what)
+        assert row.scale.endswith("; overlaps known to k 100 (122 or more)")
+    assert row.verdict == WITHIN  # though the largest k alone is near
 
 
 def bounds_of(grid, *, methods=("base",), **values):

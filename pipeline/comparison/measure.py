@@ -15,12 +15,16 @@ from pipeline.stages import Figures
 
 @dataclass(frozen=True)
 class Measured:
-    """A value, and the least and the largest of those that it sums up, on so many seeds."""
+    """A value, and the least and the largest of those that it sums up, on so many seeds.
+
+    ``reach``, of a peak of overlaps: the largest k that they are known for.
+    """
 
     value: float
     low: float
     high: float
     seeds: int
+    reach: int | None = None
 
 
 def measured(network: xr.Dataset, published: Published, settings: Figures) -> Measured | None:
@@ -56,7 +60,8 @@ def _peak(one: xr.Dataset, settings: Figures) -> Measured | None:
     if found is None:
         return None
     pairs = one.overlap.sel(k=found[1]).values
-    return Measured(found[0], float(np.nanmin(pairs)), float(np.nanmax(pairs)), _paired(one))
+    low, high = float(np.nanmin(pairs)), float(np.nanmax(pairs))
+    return Measured(found[0], low, high, _paired(one), _reach(one))
 
 
 def _peak_k(one: xr.Dataset, settings: Figures) -> Measured | None:
@@ -66,7 +71,12 @@ def _peak_k(one: xr.Dataset, settings: Figures) -> Measured | None:
         return None
     pairs = one.overlap.stack(pair=("seed_a", "seed_b")).transpose("pair", "k")
     each = [place[1] for place in map(peak, pairs) if place]
-    return Measured(float(found[1]), min(each), max(each), _paired(one))
+    return Measured(float(found[1]), min(each), max(each), _paired(one), _reach(one))
+
+
+def _reach(one: xr.Dataset) -> int:
+    """Return the largest k of a known overlap."""
+    return int(one.overlap_mean.dropna("k").k.max())
 
 
 def _paired(one: xr.Dataset) -> int:

@@ -124,5 +124,12 @@ def _found(
         seeds=value.seeds if value else seeds,
     )
     stage = {"bounds": job.bounds, "spectrum": job.spectrum}.get(published.cube)
-    words += measured_otherwise(stage, published.settings)
+    words += (*measured_otherwise(stage, published.settings), *_short(published, value))
     return Found(run.path.rpartition("/")[0], words, value)
+
+
+def _short(published: Published, value: Measured | None) -> tuple[str, ...]:
+    """Return in words where overlaps end before the paper's peak."""
+    if value is None or value.reach is None or value.reach >= published.reach:
+        return ()
+    return (f"overlaps known to k {value.reach} ({published.reach} or more)",)

@@ -62,7 +62,8 @@ class Published:
     the labels of its further dimensions, of which several are averaged.  ``low`` and ``high`` are
     the printed range.  ``kind`` is how values compare: by their ratio; by their difference, for a
     share near one; by the ratio of their exponentials, for a logarithm.  ``settings`` are those of
-    the cube's stage that the paper measured with.
+    the cube's stage that the paper measured with; ``reach`` is how far an overlap's k must go to
+    have the paper's peak in it.
     """
 
     experiment: Experiment
@@ -76,6 +77,7 @@ class Published:
     high: float | None = None
     kind: Literal["ratio", "share", "log"] = "ratio"
     settings: dict[str, Any] = field(default_factory=dict)
+    reach: int | None = None
 
     @property
     def source(self) -> str:
