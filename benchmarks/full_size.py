@@ -191,6 +191,7 @@ def taught(
         recipe,
         data["train"],
         data["test"],
+        dataset=Dataset(source=told.dataset).resolved(),
         seed=told.seed,
         scratch=told.out,
         save_every=told.save_every,

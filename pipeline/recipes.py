@@ -51,9 +51,9 @@ class Recipe(Settings):
     )
     augment: dict[str, dict[str, Any]] = Field(
         default={},
-        description="torchvision.transforms.v2 by name, with their options, for each normalised "
-        "training image as it is used, such as {RandomHorizontalFlip: {}}; the dissected "
-        "examples are never augmented",
+        description="torchvision.transforms.v2 by name, with their options, for each training "
+        "image as it is used, such as {RandomHorizontalFlip: {}}; they see pixels in [0, 1], "
+        "before these are normalised; the dissected examples are never augmented",
     )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of training passes; bfloat16 by autocast, weights in float32"

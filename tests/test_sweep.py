@@ -11,7 +11,8 @@ from small_run import folder_of, job_of
 
 from pipeline import open_run
 from pipeline.atomic import sha256
-from pipeline.data.examples import Examples
+from pipeline.config import Dataset
+from pipeline.data.examples import Examples, normalised
 from pipeline.errors import AnatomyError, ArtifactError
 from pipeline.jobs.select import select_run
 from pipeline.jobs.train import train_run
@@ -19,9 +20,11 @@ from pipeline.models.lenet import lenet5
 from pipeline.recipes import Recipe, Sweep
 from pipeline.runs import Run, checkpoint_path, run_folder
 from pipeline.tasks import SelectJob
+from pipeline.training.augment import augmentation
 from pipeline.training.loop import train
 
 SHORT = {"batch": 16, "epochs": 3, "checkpoints": (0, 3)}
+GREY = Dataset(source="digits", mean=(0.5,), std=(0.5,))
 
 
 def test_a_range_is_even_by_logarithm_and_its_names_tell_the_rates():
@@ -123,15 +126,15 @@ def test_a_candidates_files_are_those_of_its_record(tmp_path):
 def images():
     torch.manual_seed(0)
     names = tuple("0123456789")
-    return Examples(torch.randn(48, 1, 32, 32), torch.arange(48) % 10, names)
+    return Examples(normalised(torch.rand(48, 1, 32, 32), GREY), torch.arange(48) % 10, names)
 
 
-def trained(tmp_path, **options):
+def trained(tmp_path, train_set=None, **options):
     """Return LeNet5's weights and last loss after three epochs, trained with ``options``."""
     torch.manual_seed(0)
     network, recipe = lenet5((1, 32, 32), 10, "none"), Recipe(lr=0.05, **SHORT, **options)
-    settings = {"seed": 0, "scratch": tmp_path, "save_every": 1e9, "label": "here"}
-    history = train(network, recipe, images(), images(), **settings)
+    settings = {"dataset": GREY, "seed": 0, "scratch": tmp_path, "save_every": 1e9, "label": "here"}
+    history = train(network, recipe, train_set or images(), images(), **settings)
     return torch.cat([p.detach().flatten() for p in network.parameters()]), history[-1].train_loss
 
 
@@ -144,6 +147,26 @@ def test_augmented_training_is_another_and_repeats_itself(tmp_path):
     assert not torch.allclose(one, plain, atol=1e-3)
     never, _ = trained(tmp_path, augment={"RandomHorizontalFlip": {"p": 0.0}})
     assert torch.equal(never, plain)
+
+
+def test_transforms_see_pixels_as_they_were_before_normalisation():
+    pixels = torch.rand(5, 3, 8, 8)
+    for dataset in (GREY, Dataset(source="cifar10").resolved()):
+        augment = augmentation({"RandomInvert": {"p": 1.0}}, dataset)
+        found = augment(normalised(pixels, dataset))
+        torch.testing.assert_close(found, normalised(1 - pixels, dataset), rtol=0, atol=1e-5)
+        # Images are brightened, and no further than white.
+        bright = augmentation({"ColorJitter": {"brightness": [3.0, 3.0]}}, dataset)
+        expected = normalised((3 * pixels).clamp(max=1), dataset)
+        found = bright(normalised(pixels, dataset))
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_training_is_of_the_transformed_images(tmp_path):
+    inverted = replace(images(), inputs=-images().inputs)  # of (x - .5) / .5
+    plain, _ = trained(tmp_path, train_set=inverted)
+    found, _ = trained(tmp_path, augment={"RandomInvert": {"p": 1.0}})
+    torch.testing.assert_close(found, plain, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -221,6 +221,17 @@ def fitted(images: torch.Tensor, size: int | None, fit: str) -> torch.Tensor:
 
 def normalised(images: torch.Tensor, dataset: Dataset) -> torch.Tensor:
     """Return (images - mean) / std, per channel."""
+    mean, std = _mean_and_std(images, dataset)
+    return (images - mean).div_(std)
+
+
+def plain(images: torch.Tensor, dataset: Dataset) -> torch.Tensor:
+    """Return what was normalised as it was before, to rounding: pixels in [0, 1]."""
+    mean, std = _mean_and_std(images, dataset)
+    return (images * std).add_(mean).clamp_(0, 1)
+
+
+def _mean_and_std(images: torch.Tensor, dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
     channels = images.shape[1]
     for key, values in (("mean", dataset.mean), ("std", dataset.std)):
         if len(values) not in (1, channels):
@@ -232,4 +243,4 @@ def normalised(images: torch.Tensor, dataset: Dataset) -> torch.Tensor:
         torch.tensor(values, device=images.device).view(1, -1, 1, 1)
         for values in (dataset.mean, dataset.std)
     )
-    return (images - mean).div_(std)
+    return mean, std

@@ -50,6 +50,7 @@ def train_run(folder: Path, job: TrainJob, *, save_every: float) -> None:
             job.recipe,
             train_set.to(device),
             test_set.to(device),
+            dataset=job.dataset,
             seed=run.seed,
             scratch=scratch,
             save_every=save_every,

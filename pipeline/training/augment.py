@@ -5,22 +5,33 @@ from typing import Any
 
 import torch
 
+from pipeline.config import Dataset
+from pipeline.data.examples import normalised, plain
 from pipeline.data.source import function_at
 from pipeline.errors import AnatomyError
 
 
-def augmentation(named: dict[str, dict[str, Any]]) -> Callable[[torch.Tensor], torch.Tensor] | None:
-    """Return the transforms as one function of an image (channels, height, width); None of none.
+def augmentation(
+    named: dict[str, dict[str, Any]], dataset: Dataset
+) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """Return the transforms as one function of a batch of normalised images; None of none.
+
+    Transforms of colour take pixels to lie in [0, 1], so that the normalisation of ``dataset`` is
+    undone before them, and done again behind.  Each image is transformed by itself.
 
     Raises AnatomyError where torchvision.transforms.v2 has no such transform, or refuses its
     options.
     """
+    dataset = dataset.resolved()
     steps = [_transform(name, options) for name, options in named.items()]
 
-    def augment(image: torch.Tensor) -> torch.Tensor:
+    def one(image: torch.Tensor) -> torch.Tensor:
         for step in steps:
             image = step(image)
         return image
+
+    def augment(images: torch.Tensor) -> torch.Tensor:
+        return normalised(torch.stack([one(image) for image in plain(images, dataset)]), dataset)
 
     return augment if steps else None
 

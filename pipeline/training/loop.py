@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from pipeline.config import Dataset
 from pipeline.data.examples import Examples
 from pipeline.progress import progress, say
 from pipeline.recipes import Recipe
@@ -34,6 +35,7 @@ def train(
     train_set: Examples,
     test_set: Examples,
     *,
+    dataset: Dataset,
     seed: int,
     scratch: Path,
     save_every: float,
@@ -41,13 +43,14 @@ def train(
 ) -> list[Row]:
     """Train ``network`` in place and return its history, a row per epoch, epoch 0 first.
 
+    The examples are normalised as ``dataset`` says, which augmentation undoes for its transforms.
     Checkpoints go to ``scratch/checkpoints``.  Every ``save_every`` seconds the state goes to
     ``scratch``; where one is found there, training goes on from it and ends bit for bit where an
     uninterrupted training ends.  A training whose loss is no longer finite stops: its last row
     says so, and the checkpoints it did not reach are markers.
     """
     network.to(memory_format=layout(recipe))
-    augment = augmentation(recipe.augment)
+    augment = augmentation(recipe.augment, dataset)
     optimiser = torch.optim.SGD(
         network.parameters(),
         lr=recipe.lr,
@@ -137,7 +140,7 @@ def epoch_batches(
     for chosen in batches:
         inputs = examples.inputs[chosen]
         if augment is not None:
-            inputs = torch.stack([augment(image) for image in inputs])
+            inputs = augment(inputs)
         yield inputs.contiguous(memory_format=layout(recipe)), examples.labels[chosen]
 
 
