@@ -271,6 +271,11 @@ def test_what_exceeds_the_scheduler_is_warned_of():
     gpu = config(resources={"layers": {"gpu": 1}}, compute={"device": "auto"})
     assert "of a GPU's 1e-05 GiB" in printed(gpu, device_gb=1e-5)
     assert "no room for spectrum.top of Hess" in printed(config(compute={"basis_gb": 1e-5}))
+    # Of F-12's 910 weights 30 vectors and their images: 16 and more go, 40 are wanted.
+    basis = printed(config(compute={"basis_gb": 910 * 8 * (30 + 10) / 2**30}))
+    assert "holds under 2 k + 20 vectors of Hess: more products" in basis
+    assert "has room for 10 eigenpairs of the whole Hessian, fewer than layers.full" in basis
+    assert "of H:" not in basis
     assert "chunks may not all fit" in printed(config(compute={"memory_gb": 1e-5}))
 
 

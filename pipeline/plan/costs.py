@@ -192,9 +192,8 @@ def _matrix_cost(
         backward = examples * (network.forward + network.classes * network.backward)
         solved = 2 * factors**2 * p + EIGH * factors**3
         products = SET_UP + settings.top[matrix]
-        return Cost(
-            network.classes + products, backward + products * each + solved, 0, taken + gram
-        )
+        flop = backward + products * each + solved
+        return Cost(network.classes + products, flop, 0, taken + gram)
     if p <= settings.exact and dense_bytes(p) <= room.basis:
         products = SET_UP + p + settings.top[matrix]
         return Cost(products, products * each + EIGH * p**3, 0, taken + dense_bytes(p))
@@ -213,6 +212,8 @@ def _lanczos_cost(
     notes = ()
     if fit < min(p, k + LEAST_ROOM):
         notes = (f"compute.basis_gb has no room for spectrum.top of {matrix}: the job will refuse",)
+    elif fit < min(p, basis_size(k)):
+        notes = (f"compute.basis_gb holds under 2 k + 20 vectors of {matrix}: more products",)
     bulk = quadrature_cost(p, settings.probes, settings.steps, room, each)
     products = settings.trace_probes + SET_UP
     return Cost(

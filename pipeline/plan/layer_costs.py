@@ -23,12 +23,13 @@ def layers_cost(config: Config, network: NetworkFacts, room: Room, *, examples: 
     layers = _chosen(config, network)
     single = [_layer_cost(config, network, room, layer, examples) for layer in layers]
     each = examples * network.product("Hess", kept=room.kept(network, examples))
-    whole = eigenpairs_cost(network.parameters, config.layers.full, room, each)
     shifts = sum(layer.outputs * layer.positions for layer in layers)
-    output = eigenpairs_cost(max(1, shifts), config.layers.full, room, each)
     both = [
         replace(cost + Cost(SET_UP, SET_UP * each), work=cost.work + room.taken(network, examples))
-        for cost in (whole, output)
+        for cost in (
+            _whole_cost(config, "the whole Hessian", network.parameters, room, each),
+            _whole_cost(config, "the output Hessian", max(1, shifts), room, each),
+        )
     ]
     total = sum([*single, *both], Cost(held=room.loaded(network, examples)))
     vectors = sum(_pairs(config, layer, room) * layer.weights for layer in layers) * room.itemsize
@@ -52,9 +53,22 @@ def _asked(config: Config, layer: LayerFacts) -> int:
 
 def _pairs(config: Config, layer: LayerFacts, room: Room) -> int:
     """Return how many eigenpairs of a layer are found, if all of them are known in the end."""
+    return _fitting(config, _asked(config, layer), layer.weights, room)
+
+
+def _fitting(config: Config, asked: int, size: int, room: Room) -> int:
+    """Return how many eigenpairs of a matrix are looked for: those whose basis has room."""
     dtype = getattr(torch, config.compute.dtype)
-    like = Dense(torch.empty(layer.weights, 0, dtype=dtype, device="meta"))
-    return fitting(_asked(config, layer), like, int(room.basis))
+    like = Dense(torch.empty(size, 0, dtype=dtype, device="meta"))
+    return fitting(asked, like, int(room.basis))
+
+
+def _whole_cost(config: Config, name: str, size: int, room: Room, each: float) -> Cost:
+    """Return the cost of ``layers.full`` eigenpairs of the whole network, or of those with room."""
+    k = _fitting(config, config.layers.full, size, room)
+    fewer = f"compute.basis_gb has room for {k} eigenpairs of {name}, fewer than layers.full"
+    cost = eigenpairs_cost(size, k, room, each)
+    return replace(cost, notes=(fewer,) if k < config.layers.full else ())
 
 
 def _layer_cost(
