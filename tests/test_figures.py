@@ -11,6 +11,7 @@ from pipeline.atomic import sha256
 from pipeline.catalogue import FIGURES
 from pipeline.cubes.assemble import Placed, assemble
 from pipeline.cubes.schema import SCHEMA
+from pipeline.cubes.store import to_zarr
 from pipeline.figures import power_law, style
 from pipeline.figures.spectral import checkpoint, count_above, curve, mean_and_error
 from pipeline.jobs import figure
@@ -169,6 +170,20 @@ def test_figures_say_so_where_everything_diverged(name):
     with style.theme():
         drawn = figure.FIGURES[name](cubes, SETTINGS)
     assert any("diverged" in text.get_text() for panel in drawn.axes for text in panel.texts)
+    plt.close(drawn)
+
+
+def test_certificates_read_no_quadratures(tmp_path):
+    to_zarr(CUBES["spectrum"], tmp_path / "c.zarr")
+    for key in ("ritz_value", "ritz_weight"):
+        for chunk in (tmp_path / "c.zarr" / key / "c").rglob("*"):
+            if chunk.is_file():
+                chunk.write_bytes(b"not to be read")
+    with style.theme():
+        drawn = figure.FIGURES["certificate"](
+            {"spectrum": xr.open_zarr(tmp_path / "c.zarr")}, SETTINGS
+        )
+    assert all(panel.lines for panel in drawn.axes)
     plt.close(drawn)
 
 

@@ -51,9 +51,9 @@ def _residuals(panel: Axes, cube: xr.Dataset) -> None:
 def _moments(panel: Axes, cube: xr.Dataset, degree: int) -> None:
     value, error = TRACES[degree]
     # An exact spectrum has but one trace, and estimates as good as exact have no spread.
-    estimated = cube.where((cube.exact == 0) & (cube[error] > 0))
-    spread = np.hypot(estimated[error], estimated.moment_stderr.sel(degree=degree))
-    scores = (estimated.moment.sel(degree=degree) - estimated[value]) / spread
+    shown = cube[["moment", "moment_stderr", value, error]].sel(degree=degree)
+    shown = shown.where((cube.exact == 0) & (cube[error] > 0))
+    scores = (shown.moment - shown[value]) / np.hypot(shown[error], shown.moment_stderr)
     for matrix in cube.matrix.values:
         found = np.sort(scores.sel(matrix=matrix).values.ravel())
         found = found[np.isfinite(found)]
