@@ -11,6 +11,7 @@ from pipeline.anatomy.bounds import Task, bound_found, optimised
 from pipeline.anatomy.posterior import variance_curves
 from pipeline.atomic import sha256
 from pipeline.config import Dataset, FNet, Grid
+from pipeline.cubes.assemble import dense
 from pipeline.cubes.parts import part_cube
 from pipeline.cubes.store import read_attributes, read_part
 from pipeline.errors import AnatomyError, ArtifactError
@@ -183,7 +184,7 @@ def cube_of(root, recipes=("sgd",)):
         methods=METHODS,
         code="test",
     )
-    return part_cube("bounds", told).cube
+    return dense(part_cube("bounds", told))
 
 
 def test_the_cube_holds_the_parts_by_method(root):

@@ -1,15 +1,17 @@
 import json
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import layer_cubes
 import numpy as np
 import pytest
 import xarray as xr
 
 from pipeline.atomic import replacing, sha256
 from pipeline.config import Grid
-from pipeline.cubes.assemble import Placed, assemble, merged
+from pipeline.cubes.assemble import Placed, assemble, dense, in_memory
+from pipeline.cubes.layout import Layout, merged
 from pipeline.cubes.parts import part_cube
 from pipeline.cubes.schema import SCHEMA
 from pipeline.cubes.store import (
@@ -17,11 +19,11 @@ from pipeline.cubes.store import (
     manifest_path,
     read_cube,
     read_part,
-    write_cube,
     write_part,
 )
 from pipeline.cubes.training import training_cube
 from pipeline.cubes.variable import RUN_DIMS
+from pipeline.cubes.write import write_cube
 from pipeline.errors import ArtifactError
 from pipeline.runs import Run, run_folder
 from pipeline.tasks import CubeJob, part_places
@@ -103,7 +105,7 @@ def test_a_cube_is_dense_labelled_and_quiet(tmp_path):
     path = tmp_path / "cubes" / "spectrum.zarr"
     part = tmp_path / "curvature" / "part.zarr.zip"
     write_part(spectrum_part(1.0), part)
-    write_cube(cube, path, parts=[part])
+    write_cube(replace(in_memory("spectrum", RUNS, placed()), files=[part]), path, attrs={})
     manifest = manifest_path(path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -126,7 +128,7 @@ def test_a_cube_is_dense_labelled_and_quiet(tmp_path):
 
 def test_a_cube_that_lost_a_chunk_is_refused(tmp_path):
     path = tmp_path / "cubes" / "spectrum.zarr"
-    write_cube(assemble("spectrum", RUNS, placed()), path, parts=[])
+    write_cube(in_memory("spectrum", RUNS, placed()), path, attrs={})
     assert read_cube(path).trace.notnull().any()
     (path / ".snakemake_timestamp").touch()
     assert read_cube(path).trace.notnull().any()
@@ -164,9 +166,51 @@ def test_names_keep_the_order_of_every_list():
     assert sorted(merged([["a", "b"], ["b", "a", "c"]])) == ["a", "b", "c"]  # no common order
 
 
+def test_a_diverged_part_keeps_its_labels(tmp_path):
+    job = cube_job(tmp_path)
+    about = {"settings": {"spectrum": {}}, "device": "cpu"}
+    matrices = np.array(["Hess", "G"], dtype=object)
+    empty = xr.Dataset({"classes": 10.0}, {"matrix": matrices}, attributes(about))
+    for _, file in part_places("spectrum", job):
+        write_part(empty, file)
+    found = dense(part_cube("spectrum", job))
+    assert found.trace.sel(matrix="G").isnull().all()
+    assert (found.classes == 10).all()
+
+
+@pytest.mark.parametrize("name", ["layers", "overlap", "theory"])
+def test_a_cube_on_disk_is_the_one_in_memory(tmp_path, name):
+    runs = layer_cubes.runs(models=("fnet",), seeds=(0, 1))
+    cube = {
+        "layers": lambda: layer_cubes.layers_cube(runs),
+        "overlap": lambda: layer_cubes.overlap_cube(runs, seeds=(0, 1)),
+        "theory": layer_cubes.theory_cube,
+    }[name]()
+    # One part that spans several chunks: those of all norms.
+    place = {dim: cube[dim].values[0] for dim in ("dataset", "model") if dim in cube.dims}
+    parts = [Placed(place, cube.isel(dict.fromkeys(place, 0)))]
+    write_cube(in_memory(name, runs if place else [], parts), tmp_path / "c.zarr", attrs={})
+    xr.testing.assert_identical(xr.open_zarr(tmp_path / "c.zarr").load(), cube)
+
+
+@pytest.mark.parametrize(
+    ("layers", "elements", "split"),
+    [
+        (8, 1000, 4),  # a data set, a network, a norm and a recipe
+        (8, 10**5, 6),  # 26 MB, of one seed half
+        (20, 10**5, 8),  # 16 MB of one seed on one split
+        (40, 10**7, 9),  # one layer, whose lists are never cut
+    ],
+)
+def test_large_variables_are_cut_into_smaller_chunks(layers, elements, split):
+    counts = {"seed": 2, "split": 2, "layer": layers, "element": elements}
+    dims = (*RUN_DIMS, *SCHEMA["layers"]["eigenvector"].dims)
+    layout = Layout("layers", {dim: range(counts.get(dim, 1)) for dim in dims})
+    assert layout.split("eigenvector") == split
+
+
 def test_absent_combinations_take_no_space(tmp_path):
-    cube = assemble("spectrum", RUNS, placed())
-    write_cube(cube, tmp_path / "c.zarr", parts=[])
+    write_cube(in_memory("spectrum", RUNS, placed()), tmp_path / "c.zarr", attrs={})
     chunks = [p for p in (tmp_path / "c.zarr" / "trace" / "c").rglob("*") if p.is_file()]
     # Two data sets, models and norms are 8 combinations; two of them are there.
     assert len(chunks) == 2
@@ -210,7 +254,7 @@ def test_the_training_cube_remembers_divergence(tmp_path):
     gathered = training_cube(cube_job(tmp_path))
     assert len(gathered.files) == 4
     assert gathered.devices == {"cpu"}
-    lost = gathered.cube.isel(dataset=0, model=0, norm=0, recipe=0, n_per_class=0)
+    lost = dense(gathered).isel(dataset=0, model=0, norm=0, recipe=0, n_per_class=0)
     assert lost.diverged.sel(seed=1).values.tolist() == [0, 1, 1, 1]
     assert lost.diverged.sel(seed=0).values.tolist() == [0, 0, 0, 0]
     assert lost.test_loss.sel(seed=0).values.tolist() == [1.6] * 4
@@ -259,9 +303,13 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
 
 def test_equal_cubes_give_equal_bytes(tmp_path):
     digests = []
-    for name in ("one", "two"):
-        cube = assemble("spectrum", RUNS, placed())
-        write_cube(cube, tmp_path / f"{name}.zarr", parts=[])
+    # In whatever order the parts come, those that share a chunk apart.
+    for name, step in (("one", 1), ("two", -1), ("three", 5)):
+        parts = placed()
+        cube = in_memory(
+            "spectrum", RUNS, [parts[step * i % len(parts)] for i, _ in enumerate(parts)]
+        )
+        write_cube(cube, tmp_path / f"{name}.zarr", attrs={})
         files = sorted(path for path in (tmp_path / f"{name}.zarr").rglob("*") if path.is_file())
         digests.append([sha256(file) for file in files])
-    assert digests[0] == digests[1]
+    assert digests[0] == digests[1] == digests[2]

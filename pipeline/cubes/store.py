@@ -24,7 +24,7 @@ def write_part(part: xr.Dataset, path: Path) -> None:
         # Beside what is staged, under its name: of a killed job the next one clears both away.
         store = staged.with_name(f"{staged.name}.store")
         try:
-            _to_zarr(part, store)
+            to_zarr(part, store)
             with zipfile.ZipFile(staged, "w") as archive:
                 for file in sorted(store.rglob("*")):
                     if file.is_file():
@@ -45,12 +45,15 @@ def read_part(path: Path, names: Container[str] | None = None) -> xr.Dataset:
 
 
 @contextmanager
-def opened_part(path: Path) -> Iterator[xr.Dataset]:
-    """Give a part, checked, whose variables are read when asked for; raises as ``read_part``."""
+def opened_part(path: Path, *, checked: bool = True) -> Iterator[xr.Dataset]:
+    """Give a part whose variables are read when asked for; raises as ``read_part``.
+
+    It is ``checked``, which reads every byte of it, but for a look at its labels and attributes.
+    """
     with ExitStack() as stack:
         with refusal_of(path):
             with zipfile.ZipFile(path) as archive:
-                broken = archive.testzip()
+                broken = archive.testzip() if checked else None
             if broken:
                 raise zipfile.BadZipFile(f"{broken} fails its checksum")
             store = stack.enter_context(zarr.storage.ZipStore(path, mode="r"))
@@ -76,21 +79,6 @@ def manifest_path(cube: str | Path) -> Path:
     return Path(cube).with_suffix(".manifest.json")
 
 
-def write_cube(cube: xr.Dataset, path: Path, *, parts: list[Path]) -> None:
-    """Write a cube and its manifest.
-
-    That holds a checksum for every file that the cube was gathered from, and one of the cube.
-    """
-    with replacing(path) as staged:
-        _to_zarr(cube, staged)
-    manifest = manifest_path(path)
-    root = manifest.parent.parent
-    listed = {part.relative_to(root).as_posix(): sha256(part) for part in parts}
-    about = {"cube": path.name, "sha256": _tree_sha256(path), "parts": listed}
-    with replacing(manifest) as staged:
-        staged.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-
-
 def read_cube(path: Path) -> xr.Dataset:
     """Return a cube, read when asked for, after a look at every byte of it.
 
@@ -100,7 +88,7 @@ def read_cube(path: Path) -> xr.Dataset:
     manifest = manifest_path(path)
     try:
         told = json.loads(manifest.read_text(encoding="utf-8"))["sha256"]
-        found = _tree_sha256(path)
+        found = tree_sha256(path)
     except (OSError, ValueError, KeyError) as error:
         raise ArtifactError(
             f"cube {path} or its manifest is missing or corrupt ({error}). Delete {manifest}, and "
@@ -114,7 +102,7 @@ def read_cube(path: Path) -> xr.Dataset:
     return xr.open_zarr(path)
 
 
-def _tree_sha256(folder: Path) -> str:
+def tree_sha256(folder: Path) -> str:
     """Return a digest of the names and contents of all files of a store."""
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*")):
@@ -134,9 +122,19 @@ def read_attributes(dataset: xr.Dataset) -> dict[str, Any]:
     return json.loads(dataset.attrs["provenance"])
 
 
-def _to_zarr(dataset: xr.Dataset, path: Path) -> None:
-    with warnings.catch_warnings():
-        # Consolidated metadata is not yet in the Zarr 3 specification, but without it a default
-        # open warns; every reader of a cube would see that.
-        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+def to_zarr(dataset: xr.Dataset, path: Path) -> None:
+    """Write a Dataset as a consolidated store."""
+    with quietly_consolidated():
         dataset.to_zarr(path, mode="w", zarr_format=3, consolidated=True)
+
+
+@contextmanager
+def quietly_consolidated() -> Iterator[None]:
+    """Consolidate metadata within, without a warning.
+
+    That is not yet in the Zarr 3 specification, but without it a default open warns; every reader
+    of a cube would see that.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+        yield

@@ -2,14 +2,14 @@
 
 import csv
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from pipeline.cubes.assemble import Gathered, Placed, assemble
+from pipeline.cubes.assemble import Gathered, Placed, in_memory
 from pipeline.cubes.mixture import refuse_mixture
 from pipeline.cubes.schema import SCHEMA
 from pipeline.errors import ArtifactError
@@ -38,6 +38,8 @@ def training_cube(job: CubeJob) -> Gathered:
     devices, told = zip(*(_made_by(folder / "run.json") for folder in folders), strict=True)
     _refuse_mixtures(job, dict(zip(runs, told, strict=True)))
     histories = [_table(folder / "history.csv", HISTORY, "epoch") for folder in folders]
+    epochs = sorted({epoch for history in histories for epoch in history.epoch.values.tolist()})
+    histories = [_to_the_end(history, epochs) for history in histories]
     swept = [
         (run, path) for run, path in zip(runs, folders, strict=True) if run.recipe in job.sweeps
     ]
@@ -46,10 +48,15 @@ def training_cube(job: CubeJob) -> Gathered:
     parts = [
         Placed(asdict(run), part) for run, part in zip(places, [*histories, *sweeps], strict=True)
     ]
-    cube = assemble("training", runs, parts)
-    # A diverged run has no rows beyond its last; it stays diverged.
-    cube["diverged"] = cube.diverged.where((cube.diverged == 1).cumsum("epoch") == 0, 1.0)
-    return Gathered(cube, training_files(job), set(devices))
+    cube = in_memory("training", runs, parts)
+    return replace(cube, files=training_files(job), devices=set(devices))
+
+
+def _to_the_end(history: xr.Dataset, epochs: list[int]) -> xr.Dataset:
+    """Return a history of all ``epochs``: a diverged run, without rows of the last, stays so."""
+    history = history.reindex(epoch=epochs)
+    before = (history.diverged == 1).cumsum("epoch") == 0
+    return history.assign(diverged=history.diverged.where(before, 1.0))
 
 
 def _refuse_mixtures(job: CubeJob, told: dict[Run, dict[str, Any]]) -> None:

@@ -4,8 +4,9 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.cubes.parts import part_cube
-from pipeline.cubes.store import attributes, write_cube
+from pipeline.cubes.store import attributes
 from pipeline.cubes.training import training_cube
+from pipeline.cubes.write import write_cube
 from pipeline.provenance import provenance
 from pipeline.scratch import only_maker
 from pipeline.tasks import CubeJob
@@ -26,13 +27,11 @@ def write_cube_of(name: str, job: CubeJob) -> None:
     target = Path(job.results) / "cubes" / f"{name}.zarr"
     with only_maker(target):
         gathered = CUBES[name](job)
-        seeds = "seed" if "seed" in gathered.cube.coords else "seed_a"
-        gathered.cube.attrs = attributes(
-            provenance(
-                settings=job.model_dump(mode="json"),
-                code=job.code,
-                device=", ".join(sorted(gathered.devices)),
-                seeds=gathered.cube[seeds].values.tolist(),
-            )
+        coords = gathered.layout.coords
+        about = provenance(
+            settings=job.model_dump(mode="json"),
+            code=job.code,
+            device=", ".join(sorted(gathered.devices)),
+            seeds=list(coords["seed" if "seed" in coords else "seed_a"]),
         )
-        write_cube(gathered.cube, target, parts=gathered.files)
+        write_cube(gathered, target, attrs=attributes(about))
