@@ -10,7 +10,8 @@ from pipeline.anatomy.overlap import eigenspace_overlap
 from pipeline.curvature.base import LinearOperator
 from pipeline.curvature.preactivations import kronecker_direction, output_hessian
 from pipeline.curvature.second_order import hessian
-from pipeline.spectra.eigenpairs import Eigenpairs, top_eigenpairs
+from pipeline.curvature.watched import watched
+from pipeline.spectra.eigenpairs import Eigenpairs, most_products, top_eigenpairs
 from pipeline.streams import stream
 
 TOLERANCE = 1e-4  # of both sides' pairs: well below what the approximation misses
@@ -50,9 +51,9 @@ def full_kronecker(network: Network, layers: list[str]) -> FullKronecker:
 
 
 def _top(network: Network, operator: LinearOperator, name: str) -> Eigenpairs:
-    return top_eigenpairs(
-        network.wrap(operator, f"whole-{name}"),
-        fitting(network.settings.full, operator, network.room),
-        tolerance=TOLERANCE,
-        seed=stream(network.seed, "full", name),
-    )
+    k = fitting(network.settings.full, operator, network.room)
+    recorded, most = network.wrap(operator, f"whole-{name}"), most_products(k)
+    with watched(recorded, label=f"whole {name} eigenpairs", total=most, at_most=True) as counted:
+        return top_eigenpairs(
+            counted, k, tolerance=TOLERANCE, seed=stream(network.seed, "full", name)
+        )

@@ -17,7 +17,9 @@ from pipeline.curvature.gram import squared_norms
 from pipeline.curvature.levels import PARTS, Weights
 from pipeline.curvature.problem import HasExamples, Options
 from pipeline.curvature.sandwich import gauss_newton
+from pipeline.curvature.watched import Watched
 from pipeline.device import release
+from pipeline.progress import Progress
 from pipeline.spectra.lanczos import Quadrature, gaussian, lanczos_quadrature
 from pipeline.streams import stream
 
@@ -51,11 +53,11 @@ class Network:
         seeds = [stream(self.seed, "trace", i) for i in range(self.settings.trace_probes)]
         return torch.stack([gaussian(operator, seed).sign() for seed in seeds], 1)
 
-    def quadrature(self, operator: LinearOperator, name: str) -> Quadrature:
+    def quadrature(self, operator: LinearOperator, name: str, shown: Progress) -> Quadrature:
         """Return the quadrature of an operator; all have the same probes."""
         release()
         return lanczos_quadrature(
-            self.wrap(operator, name),
+            Watched(self.wrap(operator, name), shown, note=f"({name})"),
             steps=self.settings.steps,
             seeds=[stream(self.seed, "probe", i) for i in range(self.settings.probes)],
             basis_bytes=self.room,
@@ -109,14 +111,20 @@ def hierarchy(network: Network) -> Hierarchy:
     if whole:
         eigenvalues["B1"] = cross_eigenvalues(whole)
     traces, within = _traces(network, operator, eigenvalues, whole)
+    names = ["G", *([] if whole else ["B1"]), "B2", *settings.knockouts]
+    distinct = len({Weights.of(name) for name in names})
+    products = (distinct + len(chosen)) * settings.probes * min(settings.steps, operator.shape[0])
+    with Progress(total=products, label="spectra of the levels, products") as shown:
+        quadratures = _quadratures(network, operator, names, shown)
+        of_class = {c: _of_class(network, operator, c, shown) for c in chosen}
     seed = stream(network.seed, "tsne") % 2**32
     return Hierarchy(
         shares=pairs.shares.numpy(),
         eigenvalues={name: values.numpy() for name, values in eigenvalues.items()},
         traces=traces,
         within=within,
-        quadratures=_quadratures(network, operator, with_b1=whole is None),
-        of_class={c: _of_class(network, operator, c) for c in chosen},
+        quadratures=quadratures,
+        of_class=of_class,
         pairs=pairs,
         embedding=_embedding(pairs, chosen, settings.perplexity or len(chosen), seed),
         embedding_seed=seed,
@@ -192,19 +200,23 @@ def _mean(samples: np.ndarray, *, exact: bool) -> Estimate:
     return Estimate(mean, samples.std(0, ddof=1) / np.sqrt(len(samples)))
 
 
-def _quadratures(network: Network, operator: Component, *, with_b1: bool) -> dict[str, Quadrature]:
-    names = ["G", *(["B1"] if with_b1 else []), "B2", *network.settings.knockouts]
+def _quadratures(
+    network: Network, operator: Component, names: Sequence[str], shown: Progress
+) -> dict[str, Quadrature]:
     made: dict[Weights, Quadrature] = {}
     for name in names:
         weights = Weights.of(name)
         if weights not in made:  # G-A1-A2-B1 is B2
-            made[weights] = network.quadrature(operator.named(name), name)
+            made[weights] = network.quadrature(operator.named(name), name, shown)
     return {name: made[Weights.of(name)] for name in names}
 
 
-def _of_class(network: Network, operator: Component, true_class: int) -> Quadrature:
+def _of_class(
+    network: Network, operator: Component, true_class: int, shown: Progress
+) -> Quadrature:
     """Return the quadrature of B2_c."""
-    return network.quadrature(operator.named("B2").of_class(true_class), f"B2-class{true_class}")
+    of_class = operator.named("B2").of_class(true_class)
+    return network.quadrature(of_class, f"B2-class{true_class}", shown)
 
 
 def _embedding(pairs: PairGram, chosen: Sequence[int], perplexity: float, seed: int) -> Embedding:

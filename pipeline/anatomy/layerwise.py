@@ -15,6 +15,7 @@ from pipeline.curvature.kronecker_factors import KroneckerFactors, kronecker_fac
 from pipeline.curvature.layer import checked_layer, layer_hessian
 from pipeline.curvature.problem import Data, Options
 from pipeline.curvature.tangent import NotLinearisedError
+from pipeline.curvature.watched import watched
 from pipeline.progress import say
 from pipeline.spectra.eigenpairs import basis_size, top_eigenpairs
 from pipeline.spectra.lanczos import gaussian
@@ -95,13 +96,15 @@ def layer_anatomy(network: Network, layer: str) -> LayerAnatomy:
     operator = layer_hessian(network.model, network.data, layer=layer, **network.options)
     asked = min(settings.rank or min(int(BEYOND * m), MOST), m * n)
     k = fitting(asked, operator, network.room)
-    pairs = top_eigenpairs(
-        network.wrap(operator, f"layer-{layer}"),
-        k,
-        tolerance=settings.tolerance,
-        seed=stream(network.seed, "layers", layer),
-        max_products=max(1000, PRODUCTS * k),
-    )
+    recorded, most = network.wrap(operator, f"layer-{layer}"), max(1000, PRODUCTS * k)
+    with watched(recorded, label=f"{layer} eigenpairs", total=most, at_most=True) as counted:
+        pairs = top_eigenpairs(
+            counted,
+            k,
+            tolerance=settings.tolerance,
+            seed=stream(network.seed, "layers", layer),
+            max_products=most,
+        )
     # A value below its residual is not told from zero, nor its vector from any other.
     known = pairs.converged & (pairs.values > pairs.residuals)
     kept = leading(known)

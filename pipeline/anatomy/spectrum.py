@@ -10,8 +10,9 @@ import torch
 
 from pipeline.curvature.base import Deflated, LinearOperator
 from pipeline.curvature.gram import Factors
+from pipeline.curvature.watched import watched
 from pipeline.errors import AnatomyError
-from pipeline.spectra.eigenpairs import Eigenpairs, basis_size, top_eigenpairs
+from pipeline.spectra.eigenpairs import Eigenpairs, basis_size, most_products, top_eigenpairs
 from pipeline.spectra.lanczos import Quadrature, lanczos_quadrature, norms
 from pipeline.spectra.outliers import Outliers, count_outliers
 from pipeline.spectra.trace import Trace, trace_estimate
@@ -63,25 +64,30 @@ def matrix_spectrum(
             f"{p}, but compute.basis_gb has room for a basis of {room} vectors. Raise "
             "compute.basis_gb or lower spectrum.top"
         )
-    pairs = top_eigenpairs(
-        operator,
-        top,
-        bottom=bottom,
-        tolerance=settings.tolerance,
-        seed=stream(seed, "eigenpairs"),
-        basis=min(room, basis_size(top + bottom)),
-    )
-    sure = torch.as_tensor(pairs.converged, device=pairs.vectors.device)
-    rest = Deflated(operator, pairs.vectors[:, sure])
-    bulk = lanczos_quadrature(
-        rest,
-        steps=settings.steps,
-        seeds=[stream(seed, "probe", i) for i in range(settings.probes)],
-        basis_bytes=basis_bytes,
-    )
-    left = trace_estimate(
-        rest, seeds=[stream(seed, "trace", i) for i in range(settings.trace_probes)]
-    )
+    most = most_products(top + bottom)
+    with watched(operator, label=f"{matrix} eigenpairs", total=most, at_most=True) as counted:
+        pairs = top_eigenpairs(
+            counted,
+            top,
+            bottom=bottom,
+            tolerance=settings.tolerance,
+            seed=stream(seed, "eigenpairs"),
+            basis=min(room, basis_size(top + bottom)),
+        )
+    sure = pairs.vectors[:, torch.as_tensor(pairs.converged, device=pairs.vectors.device)]
+    steps = settings.probes * min(settings.steps, p - sure.shape[1])
+    with watched(operator, label=f"{matrix} bulk", total=steps) as counted:
+        bulk = lanczos_quadrature(
+            Deflated(counted, sure),
+            steps=settings.steps,
+            seeds=[stream(seed, "probe", i) for i in range(settings.probes)],
+            basis_bytes=basis_bytes,
+        )
+    with watched(operator, label=f"{matrix} traces", total=settings.trace_probes) as counted:
+        left = trace_estimate(
+            Deflated(counted, sure),
+            seeds=[stream(seed, "trace", i) for i in range(settings.trace_probes)],
+        )
     values = pairs.values[pairs.converged]
     sums = [float(np.sum(values**degree)) for degree in DEGREES]
     trace = Trace(

@@ -18,6 +18,7 @@ from pipeline.curvature.parallel import sum_over_ranks
 from pipeline.curvature.problem import Data, Options, Problem
 from pipeline.data.streamed import part
 from pipeline.device import release
+from pipeline.progress import Progress
 
 # A logit's rounding is an error of its probability: at this size 4e-6 of it in float32.  Beyond, a
 # forward in float64 costs as much as a gradient.
@@ -59,10 +60,13 @@ def pair_gram(
     mass = sum_over_ranks(mass.index_add(0, problem.labels, pi))
     width = max(1, min(p, room // max(1, len(pairs) * theta.dtype.itemsize)))
     gram = torch.zeros(len(pairs), len(pairs), dtype=torch.float64, device=theta.device)
-    for start in range(0, p, width):
-        # Unnamed, so that a block's vectors are gone before the next one's are made.
-        release()
-        gram += _gram(_vectors(problem, pi, mass, pairs, slice(start, min(p, start + width))))
+    starts, classes = range(0, p, width), {c for c, _ in pairs}
+    with Progress(total=len(starts) * len(classes), label="class pairs, classes") as shown:
+        for start in starts:
+            block = slice(start, min(p, start + width))
+            # Unnamed, so that a block's vectors are gone before the next one's are made.
+            release()
+            gram += _gram(_vectors(problem, pi, mass, pairs, block, shown))
     return PairGram(tuple(pairs), gram.cpu(), (mass / problem.examples).cpu())
 
 
@@ -93,17 +97,16 @@ def _vectors(
     mass: torch.Tensor,
     pairs: Sequence[Pair],
     columns: slice,
+    shown: Progress,
 ) -> torch.Tensor:
     """Return some columns of the g_ck, a row per pair, from ``pi`` (N, C) and p_ck (C, C)."""
     network, theta = problem.network, problem.network.theta
     size = (len(pairs), columns.stop - columns.start)
     rows = torch.zeros(size, dtype=theta.dtype, device=theta.device)
-    for c in range(problem.classes):
+    for c in sorted({c for c, _ in pairs}):
         place_of = {k: i for i, (true_class, k) in enumerate(pairs) if true_class == c}
         spared = _spared(list(place_of), mass[c])
         cross = [k for k in place_of if k != spared]
-        if not place_of:
-            continue
         chosen = problem.labels == c
         for inputs, own in zip(
             part(problem.inputs, chosen).split(problem.chunk),
@@ -124,6 +127,7 @@ def _vectors(
         if spared is not None:
             weights = -ratio(mass[c, cross], mass[c, spared]).to(theta.dtype)
             rows[place_of[spared]] = weights @ rows[[place_of[k] for k in cross]]
+        shown.advance()
     return sum_over_ranks(rows)
 
 

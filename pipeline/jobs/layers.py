@@ -23,7 +23,7 @@ from pipeline.curvature.tangent import NotLinearisedError
 from pipeline.device import release
 from pipeline.errors import AnatomyError
 from pipeline.jobs.parts import Record, options_of, write_parts
-from pipeline.progress import say
+from pipeline.progress import Progress, say
 from pipeline.tasks import LayersJob
 
 ROUNDING = 1e-6  # of the largest eigenvalue: what float32 leaves of a zero
@@ -48,14 +48,17 @@ def _part(job: LayersJob, run: OpenRun, split: str, record: Record) -> xr.Datase
         wrap=record,
     )
     found: dict[str, LayerAnatomy] = {}
-    for name in settings.names or layer_names(run.model):
-        release()  # what the layer before took
-        try:
-            found[name] = layer_anatomy(network, name)
-        except AnatomyError as error:
-            if settings.names:
-                raise
-            say(f"{run.spec.path}: left out, {error}")
+    names = settings.names or layer_names(run.model)
+    with Progress(total=len(names), label="layers", final=True) as shown:
+        for name in names:
+            release()  # what the layer before took
+            try:
+                found[name] = layer_anatomy(network, name)
+            except AnatomyError as error:
+                if settings.names:
+                    raise
+                say(f"{run.spec.path}: left out, {error}")
+            shown.advance(note=f"({name})")
     if not found:
         return xr.Dataset()
     layers = xr.Variable("layer", np.array(list(found), dtype=object))

@@ -29,6 +29,11 @@ class Eigenpairs:
     bottom: int = 0
 
 
+def most_products(k: int) -> int:
+    """Return how many products may be spent on ``k`` pairs where nobody says."""
+    return max(1000, 50 * k)
+
+
 def basis_size(k: int) -> int:
     """Return the vectors in the basis for ``k`` pairs; each has its image beside it."""
     return 2 * k + ROOM
@@ -50,7 +55,7 @@ def top_eigenpairs(
     ``tolerance`` bounds a converged residual relative to the largest absolute Ritz value.  A Krylov
     basis of ``basis`` vectors (default ``basis_size``) grows, is cut back to its best Ritz vectors,
     and grows again, until all pairs converge, or rounding lets none come closer, or
-    ``max_products`` (default: 50 per pair, at least 1000; counted when the basis is full) are spent
+    ``max_products`` (default ``most_products``; counted when the basis is full) are spent
     (Wu and Simon, 2000).  Converged pairs stay in the basis, so that later ones cannot repeat them.
     The basis has its images beside it, so that residuals are measured without a further product:
     together they take 2 x basis x p numbers.  A matrix not larger than its basis is solved whole.
@@ -72,7 +77,7 @@ def top_eigenpairs(
             f"a basis of {basis} vectors is too small for {k + bottom} pairs in blocks of {block}: "
             f"give at least {k + bottom + 3 * block}"
         )
-    limit = max_products or max(1000, 50 * (k + bottom))
+    limit = max_products or most_products(k + bottom)
     krylov = Krylov(operator, size, block, seed)
     products, before = 0, np.inf
     while True:
