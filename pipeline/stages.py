@@ -238,6 +238,20 @@ class Resources(Settings):
         "which share the examples",
     )
     gpu_model: str | None = Field(None, description="as the cluster names it, such as h200")
+    partition: str | None = Field(None, description="Slurm's; null: the profile's, or its default")
+    account: str | None = Field(None, description="Slurm's; null: the profile's, or none")
+
+    def fixed(self) -> dict[str, int | str]:
+        """Return what every attempt asks for, by Snakemake's names."""
+        named = {
+            "gpu": self.gpu,
+            "gpu_model": self.gpu_model,
+            # torchrun starts its processes on one node.
+            "nodes": 1 if self.gpu > 1 else None,
+            "slurm_partition": self.partition,
+            "slurm_account": self.account,
+        }
+        return {name: value for name, value in named.items() if value is not None}
 
 
 class PartResources(Resources):

@@ -8,9 +8,8 @@ def asked(stage):
     resources = {
         "mem_mb": lambda wildcards, attempt: attempt * wanted.mem_mb,
         "runtime": lambda wildcards, attempt: attempt * wanted.runtime,
-        "gpu": wanted.gpu,
     }
-    return resources | ({"gpu_model": wanted.gpu_model} if wanted.gpu_model else {})
+    return resources | wanted.fixed()
 
 
 def threads_of(stage):

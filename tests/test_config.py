@@ -291,3 +291,15 @@ def test_the_schema_for_editors_is_in_step():
     assert json.loads(text) == Config.model_json_schema(), "run: python -m pipeline schema"
     text = (ROOT / "docs" / "cubes.md").read_text()
     assert text == cube_reference(), "run: python -m pipeline schema"
+
+
+def test_a_stage_asks_slurm_for_a_partition_and_for_one_node_of_several_gpus():
+    asked = {
+        "train": {"gpu": 1, "partition": "short", "account": "me"},
+        "spectrum": {"gpu": 2, "gpu_model": "h200", "partition": "gpu"},
+    }
+    resources = Config.model_validate_json(json.dumps(changed(["resources"], asked))).resources
+    assert resources.layers.fixed() == {"gpu": 0}
+    assert resources.train.fixed() == {"gpu": 1, "slurm_partition": "short", "slurm_account": "me"}
+    expected = {"gpu": 2, "gpu_model": "h200", "nodes": 1, "slurm_partition": "gpu"}
+    assert resources.spectrum.fixed() == expected

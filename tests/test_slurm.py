@@ -171,10 +171,10 @@ def test_the_matrix_gives_what_it_gives_locally(cluster, tmp_path):
 
 
 def test_two_gpu_jobs_run_at_once_on_devices_of_their_own(cluster, tmp_path):
-    asked = {"train": {"mem_mb": 1500, "runtime": 10, "gpu": 1, "gpu_model": "h200"}}
+    asked = {"mem_mb": 1500, "runtime": 10, "gpu": 1, "gpu_model": "h200", "partition": "all"}
     settings = of_paced(60)
     settings["grid"] = [settings["grid"][0] | {"seeds": [0, 1]}]
-    settings["resources"] = LONG["resources"] | asked
+    settings["resources"] = LONG["resources"] | {"train": asked}
     process = begin(on_slurm(tmp_path / "gpus", settings))
     seen = set()
 
