@@ -29,6 +29,7 @@ CUBE_MODULES = {
     "theory": "pipeline.cubes.parts",
     "bounds": "pipeline.cubes.parts",
 }
+STORE = "pipeline.cubes.store"  # reads and writes cubes
 
 
 def train_job(config: Config, *, dataset: str, model: str, recipe: str) -> TrainJob:
@@ -167,11 +168,11 @@ def entry_modules(
     config: Config, rule: str, name: str = "", *, dataset: str = "", model: str = ""
 ) -> list[str]:
     """Return the modules that a rule's job begins with; it runs all that these import too."""
-    if rule == "cube":
-        return [CUBE_MODULES[name]]
-    if rule == "figure":
-        return [f"pipeline.figures.{name}"]
     own = [f"pipeline.jobs.{rule}"]
+    if rule == "cube":
+        return [*own, STORE, CUBE_MODULES[name]]
+    if rule == "figure":
+        return [*own, STORE, f"pipeline.figures.{name}"]
     return [*own, *_named_modules(config, dataset, model)] if dataset else own
 
 

@@ -107,15 +107,6 @@ LOADERS: dict[str, str] = {
     FOLDER: f"{_TORCHVISION}:load_folder",
 }
 
-# The square image size a family of networks needs; None: any.
-IMAGE_SIZE: dict[str, int | None] = {
-    "fnet": None,
-    "lenet5": 32,
-    "vgg11": 32,
-    "resnet18": 32,
-    "densenet40": 32,
-}
-
 NORMS = ("none", "batch")
 MATRICES = ("Hess", "G", "H")
 SPLITS = ("train", "test")

@@ -14,7 +14,8 @@ from pydantic import (
     Tag,
 )
 
-from pipeline.catalogue import CUBES, FIGURES, IMAGE_SIZE, SOURCES, Fit
+from pipeline.catalogue import CUBES, FIGURES, SOURCES, Fit
+from pipeline.image_size import IMAGE_SIZE
 from pipeline.recipes import Recipe
 from pipeline.runs import Run
 from pipeline.settings import Cube, Name, Norm, Settings
@@ -145,11 +146,6 @@ Model = Annotated[
     | Annotated[OwnModel, Tag("own")],
     Discriminator(_family),
 ]
-
-
-def image_size(model: Model) -> int | None:
-    """Return the square image size that a network needs, None where any will do."""
-    return model.image_size if isinstance(model, OwnModel) else IMAGE_SIZE[model.family]
 
 
 class Grid(Settings):

@@ -12,10 +12,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from pipeline.catalogue import FIGURES, FOLDER, IMAGE_SIZE, SHOWN_MATRICES, SOURCES
+from pipeline.catalogue import FIGURES, FOLDER, SHOWN_MATRICES, SOURCES
 from pipeline.config import Config, Dataset
 from pipeline.errors import ConfigError
 from pipeline.fingerprint import PACKAGE
+from pipeline.image_size import IMAGE_SIZE
 from pipeline.refusals import (
     Place,
     Refusal,

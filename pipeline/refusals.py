@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.catalogue import IMAGE_SIZE, SOURCES
+from pipeline.catalogue import SOURCES
 from pipeline.config import Config, Dataset, Grid
+from pipeline.image_size import IMAGE_SIZE
+from pipeline.prior import highest_half_log_lambda
 
 Place = tuple[str | int, ...]
 
@@ -100,7 +102,7 @@ def bounds_refusals(config: Config) -> Iterator[Refusal]:
     for block, grid in enumerate(config.grid):
         if grid in bounded:
             yield from _block_refusals(config, ("grid", block), grid)
-    start, ceiling = config.bounds.start_half_log_lambda, config.bounds.highest_half_log_lambda
+    start, ceiling = config.bounds.start_half_log_lambda, highest_half_log_lambda(config.bounds)
     if start > ceiling:
         yield Refusal(
             ("bounds", "start_half_log_lambda"),

@@ -1,6 +1,5 @@
 """The settings of each stage: what it computes, where, and with what resources."""
 
-from math import log
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, StringConstraints
@@ -172,11 +171,6 @@ class Bounds(Settings):
     sampling_delta: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.01, description="probability that the bound fails for those samples"
     )
-
-    @property
-    def highest_half_log_lambda(self) -> float:
-        """(1/2) log lambda of j = 1."""
-        return (log(self.prior_ceiling) - 1 / self.prior_steps) / 2
 
 
 class Compute(Settings):

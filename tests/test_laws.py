@@ -11,16 +11,20 @@ import yaml
 import pipeline.anatomy
 import pipeline.curvature
 import pipeline.spectra
-from pipeline.catalogue import CUBES, FIGURES, IMAGE_SIZE, LOADERS, SOURCES
+from pipeline.assign import entry_modules
+from pipeline.catalogue import CUBES, FIGURES, LOADERS, SOURCES
+from pipeline.configfile import read_config
 from pipeline.cubes.schema import SCHEMA
 from pipeline.fingerprint import PACKAGE, closure, fingerprint, imports
+from pipeline.image_size import IMAGE_SIZE
 from pipeline.models.registry import FAMILIES
 
 # A module imports only from lines above its own, or from its own line.
 LINES = [
-    {"errors", "streams", "public", "progress", "atomic", "catalogue", "runs", "fingerprint"},
+    {"errors", "streams", "public", "progress", "atomic", "catalogue", "runs", "fingerprint"}
+    | {"image_size"},
     {"settings", "stages", "recipes", "config", "refusals", "configfile"}
-    | {"device", "frozen", "provenance", "scratch"},
+    | {"device", "frozen", "provenance", "scratch", "prior"},
     {"data_files", "reference", "tasks", "assign", "workload"},
     {"data"},
     {"models"},
@@ -144,3 +148,36 @@ def test_a_fingerprint_sees_code_and_nothing_else(copied):
     assert digest() == before
     (folder / "b.py").write_text("def f(x):\n    return x + 2\n")
     assert digest() != before
+
+
+def test_of_a_job_that_is_one_of_many_its_own_text_counts(copied, monkeypatch):
+    folder, digest = copied
+    monkeypatch.setattr("pipeline.fingerprint.CHOOSING", {"pipeline.a"})
+    before = digest()
+    text = (folder / "a.py").read_text()
+    (folder / "a.py").write_text("# A comment.\n" + text)
+    (folder / "b.py").write_text("def f(x):\n    return x + 2\n")
+    assert digest() == before
+    (folder / "a.py").write_text(text.replace("f(x)", "f(2 * x)"))
+    assert digest() != before
+
+
+# A rule, its job's name, a module that decides what the job computes, and one that does not.
+COUNTED = [
+    ("train", "", "image_size", "prior"),
+    ("spectrum", "", "image_size", "prior"),
+    ("bounds", "", "prior", "config"),
+    ("cube", "training", "jobs.cube", "cubes.parts"),
+    ("cube", "training", "cubes.store", "jobs.figure"),
+    ("figure", "theory", "jobs.figure", "figures.bounds"),
+    ("figure", "theory", "cubes.store", "cubes.parts"),
+]
+
+
+@pytest.mark.parametrize(("rule", "name", "counts", "other"), COUNTED)
+def test_what_computes_a_result_counts(rule, name, counts, other):
+    config = read_config([PACKAGE.parent / "config.yaml"])
+    words = {} if name else {"dataset": "digits", "model": "lenet5"}
+    found = set().union(*map(closure, entry_modules(config, rule, name, **words)))
+    assert f"pipeline.{counts}" in found
+    assert f"pipeline.{other}" not in found

@@ -18,6 +18,7 @@ from pipeline.anatomy.posterior import Posterior, posterior_at
 from pipeline.curvature.problem import Options
 from pipeline.data.examples import Examples
 from pipeline.errors import AnatomyError
+from pipeline.prior import highest_half_log_lambda
 from pipeline.progress import progress, say
 from pipeline.stages import Bounds
 from pipeline.streams import stream
@@ -188,7 +189,7 @@ def _one_epoch(
         objective.backward()
         optimiser.step()
         with torch.no_grad():
-            posterior.half_log_lambda.clamp_(max=settings.highest_half_log_lambda)
+            posterior.half_log_lambda.clamp_(max=highest_half_log_lambda(settings))
         total = total + objective.detach() * len(chosen)
     return float(total) / examples
 

@@ -11,12 +11,13 @@ import torch
 from torch.nn import functional as F
 
 from pipeline.catalogue import LOADERS
-from pipeline.config import Dataset, image_size
+from pipeline.config import Dataset
 from pipeline.data.decoded import decoded
 from pipeline.data.source import Source, function_at, in_memory
 from pipeline.data.streamed import Inputs, Streamed
 from pipeline.device import data_room
 from pipeline.errors import DataError
+from pipeline.image_size import image_size
 from pipeline.progress import say
 from pipeline.runs import Run
 from pipeline.streams import stream

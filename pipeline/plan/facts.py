@@ -11,11 +11,12 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.catalogue import SOURCES
-from pipeline.config import Dataset, Model, image_size
+from pipeline.config import Dataset, Model
 from pipeline.curvature.layer import input_and_output, layer_names
 from pipeline.curvature.memory import activation_bytes
 from pipeline.data.examples import open_source
 from pipeline.errors import AnatomyError
+from pipeline.image_size import image_size
 from pipeline.models.registry import build
 
 
