@@ -50,11 +50,29 @@ def prepare(compute: Compute) -> torch.device:
         )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
         # torchrun started this process as one of several.
-        if wanted == "cuda":
+        if wanted != "cpu":
+            _check_one_for_each(wanted)
             wanted = f"cuda:{os.environ['LOCAL_RANK']}"
             torch.cuda.set_device(torch.device(wanted))
         distributed.init_process_group("gloo" if wanted == "cpu" else "nccl")
     return torch.device(wanted)
+
+
+def _check_one_for_each(wanted: str) -> None:
+    """Refuse several processes for which there are fewer GPUs, or that a setting puts on one."""
+    processes, seen = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+    if wanted != "cuda":
+        raise AnatomyError(
+            f"compute.device is {wanted}, one device for {processes} processes that "
+            "resources.<stage>.gpu asks for. Set compute.device to auto or cuda, by which each "
+            "takes its own, or gpu to 1"
+        )
+    if processes > seen:
+        raise AnatomyError(
+            f"resources.<stage>.gpu asks for {processes} processes with a GPU each, but the job "
+            f"sees {seen} CUDA devices. Lower gpu, or send the job to a machine that has "
+            f"{processes} (CUDA_VISIBLE_DEVICES says which a job sees)"
+        )
 
 
 def _keep_freed_memory() -> None:

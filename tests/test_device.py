@@ -1,4 +1,4 @@
-"""How much memory a job has."""
+"""Which device a job has, and how much memory."""
 
 import sys
 
@@ -8,8 +8,10 @@ from small_run import folder_of, job_of
 
 from pipeline import device, open_run
 from pipeline.data.streamed import Streamed
+from pipeline.errors import AnatomyError
 from pipeline.jobs.train import train_run
 from pipeline.recipes import Recipe
+from pipeline.stages import Compute
 
 
 @pytest.mark.parametrize(
@@ -61,3 +63,33 @@ def test_a_run_opened_in_float64_streams_by_what_it_takes_there(tmp_path, monkey
               for dtype in (torch.float32, torch.float64)}  # fmt: skip
     assert [type(inputs) for inputs in opened.values()] == [torch.Tensor, Streamed]
     assert [inputs.dtype for inputs in opened.values()] == list(opened)
+
+
+@pytest.mark.parametrize(
+    ("asked", "seen", "said"),
+    [
+        ("cuda", 1, r"gpu asks for 2 processes .* sees 1 CUDA devices\. Lower gpu"),
+        ("auto", 1, r"gpu asks for 2 processes .* sees 1 CUDA devices\. Lower gpu"),
+        ("cuda:1", 2, r"compute\.device is cuda:1, .* 2 processes .* Set compute\.device to auto"),
+        ("cuda:1", 1, r"compute\.device is cuda:1, but this machine has none"),
+    ],
+)
+def test_processes_without_a_gpu_for_each_are_refused(monkeypatch, asked, seen, said):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: seen)
+    for name, value in (("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(AnatomyError, match=said):
+        device.prepare(Compute(device=asked))
+
+
+def test_each_of_several_processes_takes_its_own_gpu(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.distributed, "init_process_group", chosen.append)
+    for name, value in (("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    assert device.prepare(Compute(device="cuda")) == torch.device("cuda:1")
+    assert chosen == [torch.device("cuda:1"), "nccl"]
