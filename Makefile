@@ -35,7 +35,7 @@ test-faults: $(READY)
 
 # On a Slurm that the tests start and stop: root and Debian packages, or they say why they are skipped.
 test-slurm: $(READY)
-	$(BIN)/python -m pytest -m "slurm or not slurm" -rs tests/test_slurm.py
+	$(BIN)/python -m pytest -m "slurm or not slurm" tests/test_slurm.py
 
 # Beside the peers, which only this needs; some 20 minutes.  ROUNDS=1 is quicker.
 bench: $(READY)

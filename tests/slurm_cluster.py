@@ -1,5 +1,6 @@
 """A Slurm of one node with two fake GPUs, on loopback alone, started and stopped for tests."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -11,7 +12,10 @@ from pathlib import Path
 
 import psutil
 
+from pipeline.progress import is_held
+
 TEMPLATE = Path(__file__).with_name("slurm.conf")
+MARK = TEMPLATE.read_text().splitlines()[0]  # by which a killed session's files are known
 ETC = Path("/etc/slurm")  # the plugin drops SLURM_CONF: there is no other place
 PACKAGES = ("slurm-wlm", "munge")
 UP = {"idle", "mixed", "allocated"}
@@ -23,8 +27,13 @@ def why_not():
     """Return why no cluster can be started here, None where one can; installs what it needs."""
     if os.geteuid() != 0:
         return "needs root, to start Slurm's daemons and write /etc/slurm"
-    if (ETC / "slurm.conf").exists():
-        return f"{ETC}/slurm.conf is there: this machine's own Slurm is left alone"
+    conf = ETC / "slurm.conf"
+    if conf.exists():
+        if not conf.read_text().startswith(MARK):
+            return f"{conf} is there: this machine's own Slurm is left alone"
+        if is_held(conf):
+            return f"{conf} is there: other tests have their Slurm running"
+        clear_leftovers()
     if shutil.which("slurmctld") and shutil.which("munged"):
         return None
     if not shutil.which("apt-get"):
@@ -41,6 +50,26 @@ def why_not():
         if words is install and done.returncode == 0:
             return None
     return f"{' '.join(install)} failed: {done.stderr[-300:]}"
+
+
+def pid_file(name):
+    return ETC / f"tests-{name}.pid"
+
+
+def clear_leftovers():
+    """Stop the daemons of a session that was killed, by their pid files, and remove its files."""
+    for file in ETC.glob(pid_file("*").name):
+        pid, name = int(file.read_text()), file.stem.removeprefix("tests-")
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            # Another process may have the number by now.
+            if any(Path(word).name == name for word in psutil.Process(pid).cmdline()):
+                os.killpg(pid, signal.SIGKILL)
+    remove_files()
+
+
+def remove_files():
+    for file in (ETC / "slurm.conf", ETC / "gres.conf", *ETC.glob(pid_file("*").name)):
+        file.unlink(missing_ok=True)
 
 
 class Cluster:
@@ -93,6 +122,7 @@ class Cluster:
         self.daemons[name] = subprocess.Popen(
             command, stdout=log, stderr=log, start_new_session=True
         )
+        pid_file(name).write_text(str(self.daemons[name].pid))
 
     def _wait(self, ready, what):
         end = time.monotonic() + PATIENCE
@@ -130,13 +160,15 @@ def cluster(folder):
     for name, text in files.items():
         (ETC / name).write_text(text)
     found = Cluster(folder)
-    try:
-        found.start()
-        yield found
-    finally:
-        found.stop()
-        for name in files:
-            (ETC / name).unlink()
+    # Held as long as this process lives, however it ends.
+    with (ETC / "slurm.conf").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        try:
+            found.start()
+            yield found
+        finally:
+            found.stop()
+            remove_files()
 
 
 def free_ports(count):

@@ -3,14 +3,18 @@
 One test is in every run of the suite, the others are marked.
 """
 
+import fcntl
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import slurm_cluster
 import yaml
@@ -90,6 +94,37 @@ def cluster(tmp_path_factory):
         pytest.skip(reason)
     with slurm_cluster.cluster(tmp_path_factory.mktemp("slurm")) as found:
         yield found
+
+
+def test_what_a_killed_session_left_is_cleared_and_another_slurm_is_left_alone(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(slurm_cluster, "ETC", tmp_path)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    conf, others = tmp_path / "slurm.conf", tmp_path / "plugstack.conf"
+    others.touch()
+    conf.write_text("ClusterName=ours\n")
+    assert "own Slurm is left alone" in slurm_cluster.why_not()
+    conf.write_text(slurm_cluster.TEMPLATE.read_text())
+    with conf.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert "other tests" in slurm_cluster.why_not()
+    # A daemon, and a process that has got the number of one that is gone.
+    sleep = ["bash", "-c", "exec -a slurmd sleep 60"]
+    left, unlike = (subprocess.Popen(sleep, start_new_session=True) for _ in range(2))
+    try:
+        wait_for(lambda: all("slurmd" in psutil.Process(p.pid).cmdline() for p in (left, unlike)))
+        for name, process in (("slurmd", left), ("slurmctld", unlike)):
+            slurm_cluster.pid_file(name).write_text(str(process.pid))
+        assert slurm_cluster.why_not() is None
+        assert left.wait(10) == -signal.SIGKILL
+        assert unlike.poll() is None
+    finally:
+        left.kill()
+        unlike.kill()
+        unlike.wait()
+    assert list(tmp_path.iterdir()) == [others]
 
 
 def command(folder, settings, *arguments):
