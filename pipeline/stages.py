@@ -219,9 +219,10 @@ class Figures(Settings):
 
 
 class Resources(Settings):
-    """What one job of a stage asks of a scheduler; changing it reruns nothing.
+    """What one job of a stage asks of a scheduler; changing it reruns nothing by itself.
 
-    A second attempt asks for twice the memory and time, a third for three times.
+    A second attempt asks for twice the memory and time, a third for three times.  Without a GPU the
+    memory that a scheduler grants sets what compute.memory_gb and basis_gb are where they are null.
     """
 
     mem_mb: PositiveInt = Field(4000, description="MB of main memory")
