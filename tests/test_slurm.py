@@ -53,15 +53,12 @@ MATRIX = {
         for stage in StageResources.model_fields
     },
 }  # fmt: skip
-# A single network that takes some seconds to train, and nothing else.
-LONG = MATRIX | {
-    "cubes": ["training"],
-    "recipes": {"sgd": RECIPE | {"epochs": 9000, "checkpoints": [9000]}},
-    "grid": [MATRIX["grid"][0] | {"norms": ["none"], "seeds": [0]}],
-}
-# A network that takes half a second an epoch on any machine: more than one minute, less than two.
+# A network that takes half a second an epoch, and no less on any machine.  It writes down which
+# devices its job may use.
 PACED = """
+import os
 import time
+from pathlib import Path
 from torch import nn
 
 class Paced(nn.Sequential):
@@ -71,19 +68,24 @@ class Paced(nn.Sequential):
         return super().forward(x)
 
 def build(in_shape, classes, norm):
+    Path("devices").mkdir(exist_ok=True)
+    Path("devices", str(os.getpid())).write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "none"))
     return Paced(nn.Flatten(), nn.Linear(in_shape[-1] * in_shape[-2], classes))
 """
 
 
 def of_paced(epochs):
     """Return the settings that train the paced network alone."""
-    return LONG | {
+    return MATRIX | {
+        "cubes": ["training"],
         "models": {"paced": {"family": "paced:build"}},
         "recipes": {"sgd": RECIPE | {"epochs": epochs, "checkpoints": [epochs]}},
-        "grid": [LONG["grid"][0] | {"models": ["paced"]}],
+        "grid": [MATRIX["grid"][0] | {"models": ["paced"], "norms": ["none"]}],
     }
 
 
+# A minute; its first state is there after twenty seconds, whatever the machine.
+LONG = of_paced(120)
 PATIENCE = 600.0  # seconds for a job to come to a state, on a machine that does much else
 
 
@@ -209,8 +211,9 @@ def test_two_gpu_jobs_run_at_once_on_devices_of_their_own(cluster, tmp_path):
     asked = {"mem_mb": 1500, "runtime": 10, "gpu": 1, "gpu_model": "h200", "partition": "all"}
     settings = of_paced(60)
     settings["grid"] = [settings["grid"][0] | {"seeds": [0, 1]}]
-    settings["resources"] = LONG["resources"] | {"train": asked}
-    process = begin(on_slurm(tmp_path / "gpus", settings))
+    settings["resources"] = MATRIX["resources"] | {"train": asked}
+    folder = tmp_path / "gpus"
+    process = begin(on_slurm(folder, settings))
     seen = set()
 
     def both():
@@ -222,6 +225,7 @@ def test_two_gpu_jobs_run_at_once_on_devices_of_their_own(cluster, tmp_path):
 
     wait_for(both)
     finish(process)
+    assert {file.read_text() for file in (folder / "devices").iterdir()} == {"0", "1"}
 
 
 @pytest.mark.slurm
@@ -249,7 +253,7 @@ SCARCE = {
 @pytest.mark.parametrize("what", SCARCE)
 def test_a_job_that_exceeds_what_it_asked_for_is_given_more(cluster, tmp_path, what):
     asked, end = SCARCE[what]
-    settings = of_paced(200) | {"resources": LONG["resources"] | {"train": asked}}
+    settings = of_paced(200) | {"resources": MATRIX["resources"] | {"train": asked}}
     before = len(ends_of_jobs(cluster))
     run(on_slurm(tmp_path / what, settings))
     ends = ends_of_jobs(cluster)[before:]
