@@ -29,7 +29,7 @@ CUBE_MODULES = {
     "theory": "pipeline.cubes.parts",
     "bounds": "pipeline.cubes.parts",
 }
-STORE = "pipeline.cubes.store"  # reads and writes cubes
+READING, WRITING = "pipeline.cubes.store", "pipeline.cubes.write"
 
 
 def train_job(config: Config, *, dataset: str, model: str, recipe: str) -> TrainJob:
@@ -170,9 +170,9 @@ def entry_modules(
     """Return the modules that a rule's job begins with; it runs all that these import too."""
     own = [f"pipeline.jobs.{rule}"]
     if rule == "cube":
-        return [*own, STORE, CUBE_MODULES[name]]
+        return [*own, WRITING, CUBE_MODULES[name]]
     if rule == "figure":
-        return [*own, STORE, f"pipeline.figures.{name}"]
+        return [*own, READING, f"pipeline.figures.{name}"]
     return [*own, *_named_modules(config, dataset, model)] if dataset else own
 
 
