@@ -11,6 +11,11 @@ eigenvalues from 0, algebraically largest first; `index`, `bin`, `node` and `pro
 `k` from 1. Beside each cube, `<name>.manifest.json` has a checksum for every file it was
 gathered from.
 
+A chunk holds one data set, network, norm and recipe. Of a variable that is larger than 16 MiB
+for these it holds one label more of each dimension in turn (`n_per_class`, `seed`, `epoch`, ...),
+until it is not. What is absent is not written: a cube that would be terabytes if it were dense
+takes what its parts hold, is gathered one part at a time, and `sel` reads the chunks asked for.
+
 S is "Measuring the Spectrum of Deepnet Hessians", D is "Dissecting Hessian".
 """
 
