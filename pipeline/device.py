@@ -1,6 +1,7 @@
 """The device, arithmetic and thread count of a job, set in one place."""
 
 import ctypes
+import gc
 import os
 import platform
 import sys
@@ -84,11 +85,14 @@ def _keep_freed_memory() -> None:
 
 
 def release() -> None:
-    """Give the memory of what has gone back to the system, which glibc keeps otherwise.
+    """Give the memory of what has gone back to the system, which allocators keep otherwise.
 
     Between two large pieces of work: small tensors that lie in it leave a basis no whole room, and
     VGG11's spectra take half as much again.
     """
+    gc.collect()  # what linearising a chunk leaves refers to itself
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 

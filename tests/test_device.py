@@ -1,6 +1,8 @@
 """Which device a job has, and how much memory."""
 
+import gc
 import sys
+import weakref
 
 import pytest
 import torch
@@ -93,3 +95,17 @@ def test_each_of_several_processes_takes_its_own_gpu(monkeypatch):
         monkeypatch.setenv(name, value)
     assert device.prepare(Compute(device="cuda")) == torch.device("cuda:1")
     assert chosen == [torch.device("cuda:1"), "nccl"]
+
+
+def test_what_refers_to_itself_is_released():
+    net = torch.nn.Linear(2, 2)
+    net.__dict__["itself"] = net
+    left = weakref.ref(net.weight)
+    gc.disable()
+    try:
+        del net
+        assert left() is not None
+        device.release()
+        assert left() is None
+    finally:
+        gc.enable()

@@ -1,6 +1,8 @@
 """Kept and recomputed chunks: equal bits, within the budget."""
 
 import ctypes
+import gc
+import weakref
 
 import psutil
 import pytest
@@ -71,6 +73,27 @@ def test_what_is_kept_is_measured_and_within_the_budget(lenet, operator):
     assert 1 <= made.kept < 6
     # The network's copy, code and the allocator's slack come on top.
     assert taken < 1.3 * 0.06 * GIB + 40e6
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_what_is_kept_goes_with_its_operator(lenet, operator):
+    def parameters():  # so are the values that linearising folds
+        return [x for x in gc.get_objects() if type(x) is nn.Parameter]
+
+    model, inputs = lenet
+    operator(model, (inputs[:20], torch.arange(20) % 10))
+    gc.collect()
+    gc.disable()
+    try:
+        known = {id(x) for x in parameters()}
+        A = operator(model, (inputs[:20], torch.arange(20) % 10))
+        made = [weakref.ref(x) for x in parameters() if id(x) not in known]
+        assert A.kept == 1
+        assert len(made) > len(list(model.parameters()))
+        del A
+        assert not any(ref() is not None for ref in made)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("operator", [hessian, residual])

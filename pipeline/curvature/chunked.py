@@ -10,6 +10,7 @@ from pipeline.curvature.memory import GIB
 from pipeline.curvature.parallel import ranks, sum_over_ranks
 from pipeline.curvature.problem import Chunk, Problem
 from pipeline.curvature.tangent import NotLinearisedError
+from pipeline.device import release
 from pipeline.errors import AnatomyError
 from pipeline.progress import say
 
@@ -62,6 +63,7 @@ class ChunkSum(LinearOperator):
                     ) from error
                 self.vectors //= 2
                 say(f"out of memory: going on with compute.vectors {self.vectors}")
+            release()  # not above, where the error holds what the failed attempt took
 
     def _of_own_share(self, V: torch.Tensor) -> torch.Tensor:
         # Rows that lie contiguous, coming and going: copies across them cost as much as a small
@@ -99,6 +101,7 @@ def chunk_products(
                 ) from error
             problem.halve_chunk()
             say(f"out of memory: going on with compute.chunk {problem.chunk}")
+        release()  # not above, where the error holds what the failed attempt took
 
 
 def _made(

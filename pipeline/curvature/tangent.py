@@ -57,12 +57,17 @@ def linearised(
     ]
     _drop_idle(graph)
     _free_unread(graph)
-    evaluate = torch.compile(fx.GraphModule(graph, graph.graph)) if compiled else graph
+    held = _held_bytes(graph)
+    if compiled:
+        graph = fx.GraphModule(graph, graph.graph)
+    # A graph refers back to its module: what both hold would wait for Python's garbage collector.
+    graph.graph.owning_module = None
+    evaluate = torch.compile(graph) if compiled else graph
 
     def push(v: torch.Tensor) -> torch.Tensor:
         return evaluate(v)[0]
 
-    return Tangent(value, push, _held_bytes(graph))
+    return Tangent(value, push, held)
 
 
 def several(product: Map, rows: torch.Tensor) -> torch.Tensor:
