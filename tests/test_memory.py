@@ -114,20 +114,26 @@ def test_out_of_memory_halves_the_chunk_then_says_what_to_lower(lenet, monkeypat
     model, inputs = lenet
     data = (inputs[:40], torch.arange(40) % 10)
     expected = hessian(model, data, chunk=10) @ torch.ones(61706)
-    original = chunked_module._made
-    limit = 10
+    original = Problem.chunks
+    limit, seen = 10, []
 
-    def scarce(problem, *arguments):
-        if problem.chunk > limit:
+    def scarce(self, size=None):
+        if self.chunk > limit or self.memory / GIB > 0.1 * limit:
             raise torch.OutOfMemoryError
-        return original(problem, *arguments)
+        seen.append((self.chunk, self.memory))
+        return original(self, size)
 
-    monkeypatch.setattr(chunked_module, "_made", scarce)
-    found = hessian(model, data, chunk=40)
+    monkeypatch.setattr(Problem, "chunks", scarce)
+    found = hessian(model, data, chunk=40, memory_gb=4.0)
     assert torch.equal(found @ torch.ones(61706), expected)
-    assert "going on with compute.chunk 10" in capsys.readouterr().err
+    assert set(seen) == {(10, GIB)}
+    said = capsys.readouterr().err
+    assert "going on with compute.chunk 10 and compute.memory_gb 1\n" in said
+    # Where one example fits, what is kept may be too much.
+    limit = 1
+    assert hessian(model, data, chunk=1, memory_gb=4.0).kept == 0
     limit = 0
-    with pytest.raises(AnatomyError, match=r"Lower compute\.memory_gb"):
+    with pytest.raises(AnatomyError, match="with one example at a time and no chunk kept"):
         hessian(model, data, chunk=4)
 
 
@@ -148,5 +154,7 @@ def test_out_of_memory_in_a_product_lets_fewer_vectors_share_a_pass(lenet, monke
     assert torch.equal(A @ V, expected)
     assert "going on with compute.vectors 2" in capsys.readouterr().err
     limit = 0
-    with pytest.raises(AnatomyError, match=r"Lower compute\.chunk, compute\.vectors"):
+    with pytest.raises(
+        AnatomyError, match=r"1 at a time\. Lower compute\.memory_gb or compute\.ch"
+    ):
         A @ V

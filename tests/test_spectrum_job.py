@@ -221,3 +221,12 @@ def test_chunk_size_threads_and_vectors_change_rounding_only(trained):
     torch.set_num_threads(1)
     for result in results[1:]:
         assert np.allclose(results[0], result, rtol=1e-9, atol=1e-12, equal_nan=True)
+
+
+def test_memory_that_runs_out_beside_products_is_refused(trained):
+    def greedy(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    files = list(parts(trained, (30,)).values())
+    with pytest.raises(AnatomyError, match=r"Lower compute\.basis_gb or compute\.memory_gb"):
+        parts_module.write_parts(files, JOB, greedy, labels={})

@@ -57,9 +57,10 @@ class ChunkSum(LinearOperator):
                 return sum_over_ranks(self._of_own_share(V)).T
             except torch.OutOfMemoryError as error:
                 if self.vectors == 1 or (self.meets and ranks()[1] > 1):
+                    also = "" if self.vectors == 1 else ", compute.vectors"
                     raise AnatomyError(
                         f"out of memory on {self.device} in a product with {self.vectors} at a "
-                        "time. Lower compute.chunk, compute.vectors or compute.memory_gb"
+                        f"time. Lower compute.memory_gb{also} or compute.chunk"
                     ) from error
                 self.vectors //= 2
                 say(f"out of memory: going on with compute.vectors {self.vectors}")
@@ -88,19 +89,24 @@ def chunk_products(
 ) -> tuple[list[Product], int]:
     """Return each chunk's product, and how many are kept: as many as the memory budget allows.
 
-    Where the device runs out of memory the chunk is halved; AnatomyError when it cannot be.
+    Where the device runs out of memory the chunk and the budget are halved; AnatomyError when they
+    cannot be.
     """
     while True:
         try:
             return _made(problem, keep, recompute)
         except torch.OutOfMemoryError as error:
-            if problem.chunk == 1:
+            if problem.chunk == 1 and not problem.memory:
                 raise AnatomyError(
                     f"out of memory on {problem.network.theta.device} with one example at a time "
-                    f"and {problem.memory / GIB:.2g} GiB for kept chunks. Lower compute.memory_gb"
+                    "and no chunk kept. Take a device with more memory, compute.stream: true or a "
+                    "smaller network"
                 ) from error
-            problem.halve_chunk()
-            say(f"out of memory: going on with compute.chunk {problem.chunk}")
+            problem.take_less()
+            say(
+                f"out of memory: going on with compute.chunk {problem.chunk} and compute.memory_gb "
+                f"{problem.memory / GIB:.2g}"
+            )
         release()  # not above, where the error holds what the failed attempt took
 
 

@@ -178,9 +178,10 @@ class Problem:
         own.__dict__.pop("correction", None)
         return own
 
-    def halve_chunk(self) -> None:
-        """Take half as many examples at once."""
-        self.chunk //= 2
+    def take_less(self) -> None:
+        """Take half as many examples at once, and half the memory; keep no chunks of one."""
+        self.memory = self.memory // 2 if self.chunk > 1 else 0
+        self.chunk = max(1, self.chunk // 2)
         self.__dict__.pop("correction", None)
 
     @cached_property

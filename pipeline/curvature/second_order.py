@@ -6,7 +6,7 @@ product then evaluates tangents alone, at about the cost of one gradient.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Unpack
 
 import torch
@@ -48,10 +48,12 @@ def tangent_of_gradient(problem: Problem, *, fixed_residual: bool) -> ChunkSum:
         tangent = linearised(gradient, theta, pure=pure, compiled=problem.compiled)
         return Kept(partial(several, tangent.push), tangent.held)
 
-    forward = _forward_is_better(problem, fixed_residual)
+    @cache  # asked within ``chunk_products``, which goes on with less where memory runs out
+    def forward() -> bool:
+        return _forward_is_better(problem, fixed_residual)
 
     def recompute(chunk: Chunk) -> Product:
-        if not forward:
+        if not forward():
             return _twice_reversed(problem, chunk, fixed_residual)
         made = _gradient_map(problem, chunk, fixed_residual)
 
@@ -72,11 +74,11 @@ def _forward_is_better(problem: Problem, fixed_residual: bool) -> bool:
     not (F-200^2: 3.6 against 2.4).  Of some activations, as SiLU, PyTorch has no such derivative.
     """
     theta = problem.network.theta
-    example = next(problem.chunks(1), None)
-    if not any(isinstance(m, _ConvNd) for m in problem.network.module.modules()) or not example:
+    if not any(isinstance(m, _ConvNd) for m in problem.network.module.modules()):
         return False
     try:
         with torch.no_grad():
+            example = next(problem.chunks(1))
             jvp(_gradient_map(problem, example, fixed_residual)(), (theta,), (theta,))
     except NotImplementedError:
         return False
