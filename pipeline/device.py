@@ -76,6 +76,22 @@ def _check_one_for_each(wanted: str) -> None:
         )
 
 
+def one_precision(device: torch.device) -> None:
+    """Let a GPU's convolutions round to TF32 where its matrix products do, and nowhere else.
+
+    PyTorch has it on for convolutions and off for matrix products unless told.
+    """
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
+def rounding(device: torch.device, dtype: torch.dtype) -> float:
+    """Return the relative rounding of products: TF32 has ten bits, where it is asked for."""
+    switches = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    coarse = device.type == "cuda" and any(x.fp32_precision == "tf32" for x in switches)
+    return 2.0**-10 if coarse and dtype == torch.float32 else torch.finfo(dtype).eps
+
+
 def _keep_freed_memory() -> None:
     """Have glibc keep what is freed: activations given back page by page cost LeNet5 a third."""
     if platform.libc_ver()[0] == "glibc":

@@ -9,6 +9,7 @@ import torch
 from small_run import folder_of, job_of
 
 from pipeline import device, open_run
+from pipeline.curvature import problem
 from pipeline.data.streamed import Streamed
 from pipeline.errors import AnatomyError
 from pipeline.jobs.train import train_run
@@ -109,3 +110,30 @@ def test_what_refers_to_itself_is_released():
         assert left() is None
     finally:
         gc.enable()
+
+
+@pytest.fixture
+def switches():
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    yield matmul, cudnn
+    matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_convolutions_round_as_matrix_products_do_where_operators_are_made(
+    switches, monkeypatch, asked
+):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    matmul, cudnn = switches
+    matmul.allow_tf32, cudnn.allow_tf32 = asked, not asked
+    assert device.rounding(gpu, torch.float32) == 2.0**-10
+    assert device.rounding(gpu, torch.float64) == torch.finfo(torch.float64).eps
+    device.one_precision(cpu)
+    assert cudnn.allow_tf32 is not asked
+    # This machine need not have a GPU: a network's operator asks for its device's.
+    monkeypatch.setattr(problem, "one_precision", lambda _where: device.one_precision(gpu))
+    problem.Problem(torch.nn.Linear(2, 2), (torch.zeros(1, 2), torch.tensor([0])))
+    assert cudnn.allow_tf32 is asked
+    assert (device.rounding(gpu, torch.float32) == 2.0**-10) is asked
+    assert device.rounding(cpu, torch.float32) == torch.finfo(torch.float32).eps

@@ -154,7 +154,5 @@ def test_out_of_memory_in_a_product_lets_fewer_vectors_share_a_pass(lenet, monke
     assert torch.equal(A @ V, expected)
     assert "going on with compute.vectors 2" in capsys.readouterr().err
     limit = 0
-    with pytest.raises(
-        AnatomyError, match=r"1 at a time\. Lower compute\.memory_gb or compute\.ch"
-    ):
+    with pytest.raises(AnatomyError, match=r"Lower compute\.memory_gb or compute\.chunk"):
         A @ V

@@ -10,7 +10,7 @@ from pipeline.curvature.memory import GIB
 from pipeline.curvature.parallel import ranks, sum_over_ranks
 from pipeline.curvature.problem import Chunk, Problem
 from pipeline.curvature.tangent import NotLinearisedError
-from pipeline.device import release
+from pipeline.device import release, rounding
 from pipeline.errors import AnatomyError
 from pipeline.progress import say
 
@@ -139,7 +139,7 @@ def _checked(problem: Problem, chunk: Chunk, keep: Keep, again: Product) -> Kept
     v = torch.randn(1, len(theta), generator=generator, dtype=theta.dtype).to(theta.device)
     with torch.no_grad():
         expected = again(v)
-        allowed = _rounding(theta) ** 0.5 * expected.norm()
+        allowed = rounding(theta.device, theta.dtype) ** 0.5 * expected.norm()
         for pure in (False, True):
             try:
                 piece = keep(chunk, pure)
@@ -149,9 +149,3 @@ def _checked(problem: Problem, chunk: Chunk, keep: Keep, again: Product) -> Kept
                 return piece
     say("the network cannot be linearised once and for all: every product differentiates it anew")
     return None
-
-
-def _rounding(theta: torch.Tensor) -> float:
-    """Return the relative rounding of matrix products: TF32 has ten bits, where it is asked for."""
-    coarse = theta.is_cuda and torch.backends.cuda.matmul.allow_tf32
-    return 2.0**-10 if coarse else torch.finfo(theta.dtype).eps

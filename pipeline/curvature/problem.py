@@ -14,6 +14,7 @@ from pipeline.curvature.loss import label_mask, relative_logits
 from pipeline.curvature.memory import activation_bytes, budget, pass_budget
 from pipeline.curvature.parallel import least_over_ranks, own_share
 from pipeline.data.streamed import Inputs, part
+from pipeline.device import one_precision
 from pipeline.errors import AnatomyError
 
 
@@ -117,6 +118,8 @@ class Problem:
     """A network and N examples; the loss is the mean over all N, so short chunks weigh less.
 
     In a data-parallel job it holds this rank's share of the examples, and N counts all of them.
+    On a GPU convolutions follow the switch of matrix products, torch.backends.cuda.matmul's: no
+    TF32 unless it is asked for there.
     """
 
     def __init__(
@@ -133,6 +136,7 @@ class Problem:
         self.network = FlatNetwork(model, only)
         inputs, labels = data if isinstance(data, tuple) else (data.inputs, data.labels)
         theta = self.network.theta
+        one_precision(theta.device)
         if len(inputs) != len(labels) or len(labels) == 0:
             raise AnatomyError(
                 f"{len(inputs)} inputs and {len(labels)} labels given. Give as many of each, at "
