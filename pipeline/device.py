@@ -119,21 +119,24 @@ def data_room(
     """Return the bytes that a split's images may take as float32; None: as many as there are.
 
     ``stream`` is ``compute.stream``: whether to stream them, or "auto".  They pass through main
-    memory, which all of torchrun's processes here share, to the device, so that the smaller of the
-    two counts; there they are numbers of ``dtype``.
+    memory to the device, so that the smaller of the two counts; there they are numbers of
+    ``dtype``.
     """
     if stream == "auto":
-        share = all_memory(torch.device("cpu")) / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        room = SHARE_FOR_DATA * min(all_memory(device), share)
+        room = SHARE_FOR_DATA * min(all_memory(device), all_memory(torch.device("cpu")))
         return int(room * torch.float32.itemsize / dtype.itemsize)
     return 0 if stream else None
 
 
 def all_memory(device: torch.device) -> int:
-    """Return the bytes of a device's memory; of the CPU's, as many as this process may have."""
+    """Return the bytes of a device's memory; of the CPU's, as many as this process may have.
+
+    Main memory is shared by all of torchrun's processes here; a GPU is one process's own.
+    """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
-    return min(psutil.virtual_memory().total, _limit_of_group())
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(psutil.virtual_memory().total, _limit_of_group()) // processes
 
 
 def _limit_of_group(root: Path = Path("/")) -> int:

@@ -10,6 +10,7 @@ from small_run import folder_of, job_of
 
 from pipeline import device, open_run
 from pipeline.curvature import problem
+from pipeline.curvature.memory import GIB, basis_budget, budget, pass_budget
 from pipeline.data.streamed import Streamed
 from pipeline.errors import AnatomyError
 from pipeline.jobs.train import train_run
@@ -46,14 +47,19 @@ def test_a_batch_jobs_memory_is_the_least_of_its_groups(
         assert device._limit_of_group(tmp_path) == min(least, bytes_)
 
 
-def test_images_share_main_memory_with_other_processes_and_count_as_they_are_used(monkeypatch):
-    cpu, room = torch.device("cpu"), device.data_room
-    monkeypatch.setattr(device, "all_memory", lambda where: 800 if where.type == "cpu" else 640)
+def test_processes_share_main_memory_and_images_count_as_they_are_used(monkeypatch):
+    cpu, gpu, room = torch.device("cpu"), torch.device("cuda"), device.data_room
+    monkeypatch.setattr(device, "_limit_of_group", lambda: 800)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (0, 640))
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    assert [room("auto", torch.device(name)) for name in ("cpu", "cuda")] == [200, 160]
+    assert [room("auto", where) for where in (cpu, gpu)] == [200, 160]
     assert room("auto", cpu, torch.float64) == 100
+    assert (budget(None, cpu), basis_budget(None, cpu), pass_budget(cpu)) == (200, 200, 80)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert [room("auto", torch.device(name)) for name in ("cpu", "cuda")] == [50, 50]
+    assert [room("auto", where) for where in (cpu, gpu)] == [50, 50]
+    assert (budget(None, cpu), basis_budget(None, cpu), pass_budget(cpu)) == (50, 50, 20)
+    assert (budget(None, gpu), basis_budget(None, gpu), pass_budget(gpu)) == (160, 160, 64)
+    assert budget(1.0, cpu) == GIB  # as told, for each process
     assert (room(True, cpu), room(False, cpu)) == (0, None)
 
 
