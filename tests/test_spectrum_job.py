@@ -4,9 +4,11 @@ import torch
 from small_run import parts_of
 
 from pipeline import open_run
+from pipeline.anatomy.spectrum import dense_spectrum
 from pipeline.atomic import sha256
 from pipeline.cubes.store import read_part
 from pipeline.curvature import recorded
+from pipeline.curvature.base import Dense
 from pipeline.curvature.chunked import ChunkSum
 from pipeline.curvature.gram import gauss_newton_factors
 from pipeline.errors import AnatomyError
@@ -230,3 +232,12 @@ def test_memory_that_runs_out_beside_products_is_refused(trained):
     files = list(parts(trained, (30,)).values())
     with pytest.raises(AnatomyError, match=r"Lower compute\.basis_gb or compute\.memory_gb"):
         parts_module.write_parts(files, JOB, greedy, labels={})
+
+
+def test_exact_pairs_are_held_to_the_largest_magnitude():
+    Q = torch.linalg.qr(torch.randn(30, 30, generator=torch.Generator().manual_seed(0)))[0]
+    values = torch.cat([torch.tensor([1e-6]), -torch.linspace(0.5, 1.0, 29)])
+    A = Dense((Q * values) @ Q.T)
+    found = dense_spectrum(A, "H", Spectrum(top={"H": 3}, tolerance=1e-4)).pairs
+    assert (found.residuals[:3] > 1e-4 * found.values[0]).any()  # rounding, of the whole matrix
+    assert found.converged.all()

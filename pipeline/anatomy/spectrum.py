@@ -155,8 +155,9 @@ def _whole(
     nodes[:, 0], weights[:, 0] = 0.0, 1.0  # what is not among the eigenvalues is zero
     bulk = Quadrature(nodes, weights, p - count, kept=settings.steps)
     sums = [float(np.sum(found**degree)) for degree in DEGREES]
+    converged = ~(residuals > settings.tolerance * np.abs(found).max())
     return MatrixSpectrum(
-        Eigenpairs(found, V, residuals, ~(residuals > settings.tolerance * found[0]), products=0),
+        Eigenpairs(found, V, residuals, converged, products=0),
         bulk,
         Trace(sums[0], 0.0, sums[1], 0.0, probes=0),
         tuple((value, 0.0) for value in sums),
