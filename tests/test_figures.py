@@ -52,6 +52,8 @@ def matrix(draw, outliers):
         "trace_stderr": 0.1,
         "outlier_count": float(outliers),
         "bulk_edge": 1.0,
+        "bulk_edge_low": 0.8,
+        "bulk_edge_high": 1.3,
     }
 
 

@@ -400,7 +400,12 @@ def test_a_count_of_outliers_says_how_certain_it_is():
     found = count_outliers(np.r_[80, 9, 8.6, 8, 7.7, 7.4, 7, 6.8, 6.5, np.linspace(1, 0.8, 11)])
     assert (found.fewest, found.most) == (1, 9)
     assert found.count in (1, 9)
+    assert (found.edge_low, found.edge_high) == (1, 9)
+    assert found.edge in (1, 9)
     copies = count_outliers(np.r_[9, np.ones(8)])
     assert (copies.count, copies.fewest, copies.most) == (1, 1, 1)
     plain = count_outliers(np.r_[10, 9, 8, 7, np.linspace(1.0, 0.8, 8)])
     assert (plain.count, plain.fewest, plain.most) == (4, 4, 4)
+    assert plain.edge_low == plain.edge == plain.edge_high == 1
+    none = count_outliers(np.linspace(2, 1, 12))
+    assert none.edge_low == none.edge == none.edge_high == 2

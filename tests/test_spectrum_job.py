@@ -66,6 +66,7 @@ def test_parts_agree_with_dense_matrices(trained):
             lowest = one.bottom_eigenvalue.values
             assert np.allclose(lowest, exact[::-1][:2], atol=1e-3 * exact[0])
         assert float(one.basis_kept) == 20
+        assert float(one.bulk_edge_low) <= float(one.bulk_edge) <= float(one.bulk_edge_high)
         assert float(one.exact) == 0
 
 

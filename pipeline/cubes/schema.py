@@ -128,6 +128,12 @@ SCHEMA: dict[str, dict[str, Variable]] = {
         "bulk_edge": Variable(
             _MATRIX, "largest eigenvalue that is no outlier", "nat", "S; spectra/outliers.py"
         ),
+        "bulk_edge_low": Variable(
+            _MATRIX, "bulk edge if outlier_most were outliers", "nat", "docs/method.md"
+        ),
+        "bulk_edge_high": Variable(
+            _MATRIX, "bulk edge if outlier_fewest were outliers", "nat", "docs/method.md"
+        ),
         **SIZES,
     },
     "hierarchy": {

@@ -19,7 +19,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures, *, last: bool = True) 
         len(shown),
         len(matrices),
         title=f"Hess = G + H at the {'last' if last else 'first'} checkpoint, "
-        f"{style.SPLIT_NAMES[str(cube.split.values)]}; dashed: edge of G's bulk\n"
+        f"{style.SPLIT_NAMES[str(cube.split.values)]}; dashed: edge of G's bulk, its range shaded\n"
         f"seed {int(cube.seed)}, {style.examples(int(cube.n_per_class))}",
         sharex="row",
         sharey="row",
@@ -40,7 +40,15 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures, *, last: bool = True) 
             plot_density(panel, found, style.MATRIX_COLOURS[matrix])
             text = outliers(network.sel(matrix=matrix))
             if "G" in matrices:
-                edge = float(network.sel(matrix="G").bulk_edge)
+                G = network.sel(matrix="G")
+                edge = float(G.bulk_edge)
+                panel.axvspan(
+                    float(G.bulk_edge_low),
+                    float(G.bulk_edge_high),
+                    color=style.INK,
+                    alpha=0.1,
+                    lw=0,
+                )
                 panel.axvline(edge, ls="--", lw=0.7, color=style.INK)
                 beyond = count_above(network.sel(matrix=matrix), edge)
                 text += f"\n{_about(beyond)} beyond G's bulk"

@@ -93,6 +93,8 @@ def _of_matrix(spectrum: MatrixSpectrum) -> xr.Dataset:
         "outlier_fewest": float(spectrum.outliers.fewest),
         "outlier_most": float(spectrum.outliers.most),
         "bulk_edge": spectrum.outliers.edge,
+        "bulk_edge_low": spectrum.outliers.edge_low,
+        "bulk_edge_high": spectrum.outliers.edge_high,
     }
     coords = {
         "order": np.arange(highest),

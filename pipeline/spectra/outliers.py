@@ -17,13 +17,16 @@ class Outliers:
     """``count`` eigenvalues lie above ``edge``, the largest eigenvalue of the bulk.
 
     ``fewest`` and ``most`` are the counts by the other gaps that satisfy the criterion: where they
-    differ, the spectrum has outliers in several steps, and the count is that uncertain.
+    differ, the spectrum has outliers in several steps, and the count is that uncertain.  So is the
+    edge, from ``edge_low`` (of ``most``) to ``edge_high`` (of ``fewest``).
     """
 
     count: int
     edge: float
     fewest: int
     most: int
+    edge_low: float
+    edge_high: float
 
 
 def count_outliers(values: np.ndarray) -> Outliers:
@@ -39,10 +42,13 @@ def count_outliers(values: np.ndarray) -> Outliers:
     gaps = range(len(spacings) - FEWEST_SPACINGS)
     isolation = np.array([_isolation(spacings, gap) for gap in gaps])
     if not (isolation >= ISOLATION).any():
-        return Outliers(0, float(values[0]) if len(values) else float("nan"), 0, 0)
+        highest = float(values[0]) if len(values) else float("nan")
+        return Outliers(0, highest, 0, 0, highest, highest)
     counts = np.flatnonzero(isolation >= ISOLATION) + 1
-    count = int(np.argmax(isolation)) + 1
-    return Outliers(count, float(values[count]), int(counts.min()), int(counts.max()))
+    found = int(np.argmax(isolation)) + 1, int(counts.min()), int(counts.max())
+    edge, high, low = (float(values[count]) for count in found)
+    count, fewest, most = found
+    return Outliers(count, edge, fewest, most, edge_low=low, edge_high=high)
 
 
 def _isolation(spacings: np.ndarray, gap: int) -> float:
