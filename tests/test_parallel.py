@@ -6,17 +6,21 @@ import sys
 
 import numpy as np
 import xarray as xr
+from small_run import folder_of, job_of, parts_of
 from test_hierarchy_job import JOB, part_of
 from test_layers_job import JOB as LAYERS_JOB
 from test_layers_job import part_of as layers_of
 from test_spectrum_job import JOB as SPECTRUM_JOB
 from test_spectrum_job import parts
 
+from pipeline.config import FNet
 from pipeline.cubes.store import read_part
 from pipeline.fingerprint import PACKAGE
 from pipeline.jobs.hierarchy import write_hierarchies
 from pipeline.jobs.layers import write_layers
 from pipeline.jobs.spectrum import write_spectra
+from pipeline.jobs.train import train_run
+from pipeline.recipes import Recipe
 
 # What is at the level of rounding itself.
 ROUNDING = (
@@ -36,14 +40,24 @@ from pipeline.jobs.layers import write_layers
 from pipeline.jobs.spectrum import write_spectra
 from pipeline.tasks import HierarchyJob, LayersJob, SpectrumJob
 recorded.RECORD_ABOVE = 0.0
-spectra, levels, layers = ([Path(file) for file in text.split()] for text in sys.argv[1:4])
-write_spectra(spectra, SpectrumJob.model_validate_json(sys.argv[4]))
-write_hierarchies(levels, HierarchyJob.model_validate_json(sys.argv[5]))
-write_layers(layers, LayersJob.model_validate_json(sys.argv[6]))
+asked, jobs = sys.argv[1:5], sys.argv[5:]
+spectra, levels, layers, exact = ([Path(file) for file in text.split()] for text in asked)
+write_spectra(spectra, SpectrumJob.model_validate_json(jobs[0]))
+write_hierarchies(levels, HierarchyJob.model_validate_json(jobs[1]))
+write_layers(layers, LayersJob.model_validate_json(jobs[2]))
+write_spectra(exact, SpectrumJob.model_validate_json(jobs[3]))
 """
 
 
-def test_two_processes_give_what_one_gives(trained):
+def part_of_wide(root):
+    """Return the part of a network of 1242 parameters, with 900 factors: by their Gram matrix."""
+    wide = FNet(family="fnet", width=16, depth=1)
+    job = job_of(Recipe(lr=0.05, epochs=1, checkpoints=(1,))).model_copy(update={"model": wide})
+    train_run(folder_of(root), job, save_every=1e9)
+    return parts_of(folder_of(root), "spectrum", (1,))[1, "train"]
+
+
+def test_two_processes_give_what_one_gives(trained, tmp_path):
     # Traces from products, and only some of the classes' pairs.
     levels = JOB.hierarchy.model_copy(update={"exact": 0, "classes": 4})
     levels = JOB.model_copy(update={"hierarchy": levels})
@@ -51,6 +65,11 @@ def test_two_processes_give_what_one_gives(trained):
     write_spectra(asked[0], SPECTRUM_JOB)
     write_hierarchies(asked[1], levels)
     write_layers(asked[2], LAYERS_JOB)
+    exact = SPECTRUM_JOB.spectrum.model_copy(update={"exact": 1000, "matrices": ("G",)})
+    exact = SPECTRUM_JOB.model_copy(update={"spectrum": exact})
+    asked.append([part_of_wide(tmp_path)])
+    write_spectra(asked[3], exact)
+    assert read_part(asked[3][0]).exact == 1
     files = [file for some in asked for file in some]
     alone = [read_part(file) for file in files]
     for file in files:
@@ -59,7 +78,7 @@ def test_two_processes_give_what_one_gives(trained):
     script.write_text(SCRIPT)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += [str(script), *(" ".join(map(str, some)) for some in asked)]
-    command += [job.model_dump_json() for job in (SPECTRUM_JOB, levels, LAYERS_JOB)]
+    command += [job.model_dump_json() for job in (SPECTRUM_JOB, levels, LAYERS_JOB, exact)]
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr

@@ -10,9 +10,8 @@ from torch.func import vjp, vmap
 
 from pipeline.curvature.loss import likeliest, zero_sum
 from pipeline.curvature.memory import pass_budget
-from pipeline.curvature.parallel import ranks, sum_over_ranks
+from pipeline.curvature.parallel import own_share, sum_over_ranks
 from pipeline.curvature.problem import Chunk, Data, Options, Problem
-from pipeline.errors import AnatomyError
 
 EXAMPLES = 50  # differentiated at once, each for all classes
 COLUMNS = 4096  # of the factors multiplied at once: sums over more lose float32's digits
@@ -42,22 +41,17 @@ def factor_bytes(examples: int, classes: int, p: int, dtype: torch.dtype) -> int
 def gauss_newton_factors(model: nn.Module, data: Data, **options: Unpack[Options]) -> Factors:
     """Return G's factors sqrt(pi_ik / N) g_ik with g_ik = J_i^T (e_k - pi_i).  Source: S.
 
-    For one process alone: raises AnatomyError in a data-parallel job.
+    In a data-parallel job each rank makes its examples' rows, and all get all of them.
     """
-    if ranks()[1] > 1:
-        raise AnatomyError(
-            f"the factors of G are asked for in a job of {ranks()[1]} processes, each with a share "
-            "of the examples. Start one process"
-        )
     problem = Problem(model, data, **options)
     theta = problem.network.theta
     shape = (problem.examples, problem.classes, len(theta))
-    rows = torch.empty(shape, dtype=theta.dtype, device=theta.device)
-    done = 0
+    rows = torch.zeros(shape, dtype=theta.dtype, device=theta.device)
+    own, done = own_share(rows), 0
     for chunk, some in _rows(problem):
-        rows[done : done + len(chunk)] = some
+        own[done : done + len(chunk)] = some
         done += len(chunk)
-    return Factors(rows.flatten(0, 1))
+    return Factors(sum_over_ranks(rows).flatten(0, 1))  # of each row all ranks but one have zeros
 
 
 def squared_norms(model: nn.Module, data: Data, **options: Unpack[Options]) -> torch.Tensor:

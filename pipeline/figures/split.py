@@ -41,14 +41,8 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures, *, last: bool = True) 
             text = outliers(network.sel(matrix=matrix))
             if "G" in matrices:
                 G = network.sel(matrix="G")
-                edge = float(G.bulk_edge)
-                panel.axvspan(
-                    float(G.bulk_edge_low),
-                    float(G.bulk_edge_high),
-                    color=style.INK,
-                    alpha=0.1,
-                    lw=0,
-                )
+                low, edge, high = (float(G[f"bulk_edge{end}"]) for end in ("_low", "", "_high"))
+                panel.axvspan(low, high, color=style.INK, alpha=0.1, lw=0)
                 panel.axvline(edge, ls="--", lw=0.7, color=style.INK)
                 beyond = count_above(network.sel(matrix=matrix), edge)
                 text += f"\n{_about(beyond)} beyond G's bulk"

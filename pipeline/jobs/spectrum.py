@@ -19,7 +19,7 @@ from pipeline.anatomy.spectrum import (
 from pipeline.api import OpenRun
 from pipeline.curvature.gram import factor_bytes, gauss_newton_factors
 from pipeline.curvature.memory import basis_budget
-from pipeline.curvature.parallel import least_over_ranks, ranks
+from pipeline.curvature.parallel import least_over_ranks
 from pipeline.curvature.sandwich import gauss_newton
 from pipeline.curvature.second_order import hessian, residual
 from pipeline.device import release
@@ -53,8 +53,7 @@ def _spectrum(
     operator = OPERATORS[matrix](run.model, data, **options)
     room = least_over_ranks(basis_budget(compute.basis_gb, run.device), run.device)
     p, factors = operator.shape[0], len(data.labels) * len(run.class_names)
-    alone = ranks()[1] == 1
-    if matrix == "G" and alone and factors <= min(p, settings.exact):
+    if matrix == "G" and factors <= min(p, settings.exact):
         taken = factor_bytes(len(data.labels), len(run.class_names), p, operator.dtype)
         if taken <= room:
             found = gauss_newton_factors(run.model, data, **options)
