@@ -30,6 +30,9 @@ def prepare(compute: Compute) -> torch.device:
     AnatomyError where the device asked for is not there.
     """
     _keep_freed_memory()
+    # What is there by now, modules above all, stays: a collection that looks at it takes a third of
+    # a second, and jobs have many of them (``release``).
+    gc.freeze()
     # Probabilities of a fitted network lie below float32's normal range, where a CPU is slow: its G
     # products take four times as long.  First of all, for threads inherit it when they start.
     torch.set_flush_denormal(True)
