@@ -1,5 +1,6 @@
 """The device, arithmetic and thread count of a job, set in one place."""
 
+import atexit
 import ctypes
 import gc
 import os
@@ -33,6 +34,7 @@ def prepare(compute: Compute) -> torch.device:
     # What is there by now, modules above all, stays: a collection that looks at it takes a third of
     # a second, and jobs have many of them (``release``).
     gc.freeze()
+    atexit.register(gc.unfreeze)  # modules of C++ complain of what is left at the end
     # Probabilities of a fitted network lie below float32's normal range, where a CPU is slow: its G
     # products take four times as long.  First of all, for threads inherit it when they start.
     torch.set_flush_denormal(True)
@@ -104,14 +106,22 @@ def _keep_freed_memory() -> None:
 
 
 def release() -> None:
-    """Give the memory of what has gone back to the system, which allocators keep otherwise.
+    """Give back the memory of what has gone, between two large pieces of work.
 
-    Between two large pieces of work: small tensors that lie in it leave a basis no whole room, and
-    VGG11's spectra take half as much again.
+    Collects garbage too: what linearising a chunk leaves refers to itself.
     """
-    gc.collect()  # what linearising a chunk leaves refers to itself
+    gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+    trim()
+
+
+def trim() -> None:
+    """Give what is freed back to the system, which glibc keeps otherwise.
+
+    Small tensors that lie in it leave a basis no whole room: VGG11's spectra take half as much
+    again.
+    """
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 

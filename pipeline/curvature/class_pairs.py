@@ -17,7 +17,7 @@ from pipeline.curvature.loss import label_mask, likeliest, relative_logits, zero
 from pipeline.curvature.parallel import sum_over_ranks
 from pipeline.curvature.problem import Data, Options, Problem
 from pipeline.data.streamed import part
-from pipeline.device import release
+from pipeline.device import trim
 from pipeline.progress import Progress
 
 # A logit's rounding is an error of its probability: at this size 4e-6 of it in float32.  Beyond, a
@@ -65,7 +65,7 @@ def pair_gram(
         for start in starts:
             block = slice(start, min(p, start + width))
             # Unnamed, so that a block's vectors are gone before the next one's are made.
-            release()
+            trim()
             gram += _gram(_vectors(problem, pi, mass, pairs, block, shown))
     return PairGram(tuple(pairs), gram.cpu(), (mass / problem.examples).cpu())
 
