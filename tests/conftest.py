@@ -1,3 +1,4 @@
+import gc
 from collections import OrderedDict
 
 import pytest
@@ -53,6 +54,14 @@ def problem(request):
 @pytest.fixture
 def one_problem():
     return _problem("convolution", "batch", 3)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def collections():
+    """Have the collections that pieces of work ask for pass over what pytest has, as in jobs."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
