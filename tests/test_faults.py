@@ -94,7 +94,7 @@ def undisturbed(tmp_path_factory):
     return products(folder)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(30, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.faults)])
 def test_kills_at_random_moments_change_nothing(undisturbed, tmp_path, kills):
     """Half of them of everything, as when the power fails; half of Snakemake alone, whose jobs
     then go on and meet those of the next start."""
