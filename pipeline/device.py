@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 import psutil
@@ -114,6 +114,16 @@ def release() -> None:
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
     trim()
+
+
+@contextmanager
+def within_memory(cure: str) -> Iterator[None]:
+    """Refuse, with its cure, what does not fit the device: around all that a job does there."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        first = str(error).partition(". ")[0].rstrip(".")
+        raise AnatomyError(f"{first}. {cure}") from error
 
 
 def trim() -> None:

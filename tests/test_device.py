@@ -13,9 +13,12 @@ from pipeline.curvature import problem
 from pipeline.curvature.memory import GIB, basis_budget, budget, pass_budget
 from pipeline.data.streamed import Streamed
 from pipeline.errors import AnatomyError
+from pipeline.jobs import bounds, overlap, theory, train
 from pipeline.jobs.train import train_run
 from pipeline.recipes import Recipe
-from pipeline.stages import Compute
+from pipeline.runs import Run, bounds_path
+from pipeline.stages import Bounds, Compute, Overlap, Theory
+from pipeline.tasks import BoundsJob, OverlapJob, TheoryJob
 
 
 @pytest.mark.parametrize(
@@ -143,3 +146,39 @@ def test_convolutions_round_as_matrix_products_do_where_operators_are_made(
     assert cudnn.allow_tf32 is asked
     assert (device.rounding(gpu, torch.float32) == 2.0**-10) is asked
     assert device.rounding(cpu, torch.float32) == torch.finfo(torch.float32).eps
+
+
+TOLD = {"compute": Compute(device="cpu"), "code": "test"}
+STARTS = {
+    train: lambda root: train.train_run(folder_of(root), job_of(), save_every=1e9),
+    theory: lambda root: theory.write_theory(TheoryJob(results=str(root), theory=Theory(), **TOLD)),
+    bounds: lambda root: bounds.write_bound(
+        bounds_path(root, Run("digits", "t8", "none", "sgd", 9, 0), "base"),
+        BoundsJob(bounds=Bounds(), **TOLD),
+        save_every=1e9,
+    ),
+    overlap: lambda root: overlap.write_overlaps(
+        OverlapJob(
+            results=str(root),
+            dataset="digits",
+            model="small",
+            norm="none",
+            seeds=(),
+            checkpoints={},
+            splits=("train",),
+            overlap=Overlap(),
+            **TOLD,
+        )
+    ),
+}
+CURES = {train: "batch", theory: "theory.examples", bounds: "bounds.batch", overlap: "layers.rank"}
+
+
+@pytest.mark.parametrize("module", STARTS, ids=lambda module: module.__name__.split(".")[-1])
+def test_a_job_that_runs_out_of_memory_names_the_cure(module, tmp_path, monkeypatch):
+    def scarce(compute):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+
+    monkeypatch.setattr(module, "prepare", scarce)
+    with pytest.raises(AnatomyError, match=rf"^CUDA out of memory\. .*{CURES[module]}"):
+        STARTS[module](tmp_path)

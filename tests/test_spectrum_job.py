@@ -231,7 +231,10 @@ def test_memory_that_runs_out_beside_products_is_refused(trained):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     files = list(parts(trained, (30,)).values())
-    with pytest.raises(AnatomyError, match=r"Lower compute\.basis_gb or compute\.memory_gb"):
+    with pytest.raises(
+        AnatomyError,
+        match=r"CUDA out of memory\. It holds .* Lower compute\.basis_gb or compute\.memory_gb",
+    ):
         parts_module.write_parts(files, JOB, greedy, labels={})
 
 

@@ -12,7 +12,7 @@ from pipeline.anatomy.posterior import Posterior, VarianceCurve, variance_curves
 from pipeline.api import OpenRun, open_run
 from pipeline.cubes.assemble import padded
 from pipeline.cubes.store import attributes, write_part
-from pipeline.device import device_name, prepare
+from pipeline.device import device_name, prepare, within_memory
 from pipeline.jobs.parts import options_of
 from pipeline.progress import say
 from pipeline.provenance import provenance
@@ -23,6 +23,7 @@ from pipeline.tasks import BoundsJob
 BINS = 40  # points of a curve of variance against curvature
 
 
+@within_memory("Lower bounds.batch or compute.chunk, or set compute.stream to true")
 def write_bound(file: Path, job: BoundsJob, *, save_every: float) -> None:
     """Write the part ``file``, .../curvature/<run>/<method>/bounds.zarr.zip.
 

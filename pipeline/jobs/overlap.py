@@ -26,7 +26,7 @@ from pipeline.atomic import replacing, sha256
 from pipeline.cubes.eigenspaces import eigenspace, layer_sizes
 from pipeline.cubes.store import attributes, opened_part, refusal_of, write_part
 from pipeline.curvature.memory import basis_budget
-from pipeline.device import device_name, prepare
+from pipeline.device import device_name, prepare, within_memory
 from pipeline.progress import progress
 from pipeline.provenance import provenance
 from pipeline.runs import Run, overlap_path, run_folder
@@ -63,6 +63,7 @@ class Side:
 Pair = tuple[Side, Side]
 
 
+@within_memory("Lower layers.rank, or set compute.device to cpu for this job")
 def write_overlaps(job: OverlapJob) -> None:
     """Write the overlap part of a network's runs."""
     target = overlap_path(job.results, job.dataset, job.model, job.norm)

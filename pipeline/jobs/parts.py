@@ -1,8 +1,8 @@
 """What the jobs share that dissect checkpoints of runs on splits, one part each."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,7 @@ from pipeline.curvature.base import LinearOperator
 from pipeline.curvature.parallel import from_first_rank, ranks, wait_for_all
 from pipeline.curvature.problem import Options
 from pipeline.curvature.recorded import Recorded
-from pipeline.device import device_name, prepare
-from pipeline.errors import AnatomyError
+from pipeline.device import device_name, prepare, within_memory
 from pipeline.progress import progress, say
 from pipeline.provenance import provenance
 from pipeline.runs import Part
@@ -25,6 +24,11 @@ from pipeline.scratch import only_maker, scratch_folder
 from pipeline.tasks import BoundsJob, StageJob
 
 Record = Callable[[LinearOperator, str], LinearOperator]
+# Products themselves go on with less.
+BESIDE_PRODUCTS = (
+    "It holds data, kept chunks and a basis. Lower compute.basis_gb or compute.memory_gb (null: a "
+    "quarter of all memory each), or set compute.stream to true"
+)
 Dissect = Callable[[OpenRun, str, Record], xr.Dataset]
 
 
@@ -41,7 +45,7 @@ def write_parts(
     device = prepare(job.compute)
     first = ranks()[0] == 0
     parts = {file: Part.from_path(file) for file in files}
-    with _within_memory(device), ExitStack() as stack:
+    with within_memory(BESIDE_PRODUCTS), ExitStack() as stack:
         if first:
             stack.enter_context(only_maker(*files))
         staged = {}
@@ -65,19 +69,6 @@ def write_parts(
             for file in files:
                 os.replace(staged[file], file)
     wait_for_all()
-
-
-@contextmanager
-def _within_memory(device: torch.device) -> Iterator[None]:
-    """Refuse what does not fit the device beside the products, which go on with less."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise AnatomyError(
-            f"out of memory on {device}, with data, kept chunks and a basis there. Lower "
-            "compute.basis_gb or compute.memory_gb (null: a quarter of all memory each), or set "
-            "compute.stream to true"
-        ) from error
 
 
 def _label(parts: dict[Path, Part]) -> str:

@@ -7,7 +7,7 @@ import xarray as xr
 
 from pipeline.anatomy.theory import INPUTS, overlap_limit, two_layer
 from pipeline.cubes.store import attributes, write_part
-from pipeline.device import device_name, prepare
+from pipeline.device import device_name, prepare, within_memory
 from pipeline.progress import progress
 from pipeline.provenance import provenance
 from pipeline.runs import theory_path
@@ -17,6 +17,7 @@ from pipeline.tasks import TheoryJob
 KEYS = ("overlap_predicted", "eigenvalue_ratio", "relative_error")
 
 
+@within_memory("Lower theory.examples or leave out the largest of theory.widths")
 def write_theory(job: TheoryJob) -> None:
     """Write the theory part."""
     target = theory_path(job.results)

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.atomic import replacing, sha256
 from pipeline.data.examples import run_examples
 from pipeline.data_files import ABSENT, remember_fetched
-from pipeline.device import device_name, prepare
+from pipeline.device import device_name, prepare, within_memory
 from pipeline.models.registry import build
 from pipeline.provenance import provenance
 from pipeline.runs import Run, checkpoint_path, results_of
@@ -21,6 +21,7 @@ from pipeline.training.checkpoint import Row
 from pipeline.training.loop import train
 
 
+@within_memory("Lower the recipe's batch, or set compute.stream to true")
 def train_run(folder: Path, job: TrainJob, *, save_every: float) -> None:
     """Train the run whose folder is ``folder``; write its checkpoints, history.csv and run.json.
 
