@@ -168,6 +168,18 @@ def test_a_low_rank_costs_few_products(rank):
     assert np.allclose(found.values, np.r_[np.arange(rank, 0, -1), np.zeros(40 - rank)], atol=1e-3)
 
 
+@pytest.mark.parametrize("block", [1, 2])
+def test_pairs_of_a_low_rank_come_close_to_rounding(block):
+    """What a space lacks that seems invariant lies in one direction, up to 6e-6 of it."""
+    rank = [0.0418, 0.0415, 0.041, 0.0403, 0.0357, 0.0326, 0.0313, 0.0306, 0.029]
+    A = with_spectrum(np.r_[np.zeros(151), rank], dtype=torch.float32)
+    for seed in range(10):
+        found = top_eigenpairs(A, 4, tolerance=1e-6, block=block, seed=seed)
+        assert found.converged.all(), (seed, found.residuals / rank[0])
+        again = (A @ found.vectors - found.vectors * torch.tensor(found.values).float()).norm(dim=0)
+        assert np.allclose(found.residuals, again, atol=2e-7 * rank[0])
+
+
 @pytest.mark.parametrize("block", [1, 3, 8])
 def test_a_matrix_no_larger_than_its_basis_is_solved_whole(block):
     values = np.r_[np.arange(8), 7, 7.0]

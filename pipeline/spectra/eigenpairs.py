@@ -96,7 +96,8 @@ def top_eigenpairs(
             low = max(0, len(ends) - k)
             return Eigenpairs(found.values[ends], vectors.T, residuals, converged, products, low)
         if krylov.filled + block > size:
-            krylov.restart(found, _kept(found, k, bottom, size, block))
+            kept = _kept(found, k, bottom, size, block)
+            krylov.restart(found, kept, int(np.flatnonzero(kept == ends[residuals.argmax()])[0]))
 
 
 def _whole(operator: Operator, k: int, bottom: int, tolerance: float) -> Eigenpairs:

@@ -174,8 +174,11 @@ class Krylov:
             lengths.append(norms(images.addcmul_(vectors[:, columns], values, value=-1)))
         return vectors, torch.stack(lengths).norm(dim=0).cpu().numpy()
 
-    def restart(self, found: Ritz, which: np.ndarray) -> None:
-        """Cut the basis back to the given Ritz vectors."""
+    def restart(self, found: Ritz, which: np.ndarray, worst: int) -> None:
+        """Cut the basis back to the given Ritz vectors; ``worst`` is the worst wanted one's place.
+
+        Where subspaces seemed invariant, the basis grows on with what that pair lacks.
+        """
         kept, S = len(which), self._weights(found, which)
         for rows in (self.Q, self.W):
             for columns in self._columns():
@@ -186,6 +189,28 @@ class Krylov:
         self.T.diagonal()[:kept] = torch.as_tensor(found.values[which], device=self.T.device)
         self.alive[:kept] = True
         self.filled = kept
+        if self.fresh > 1:
+            self._turn_to_residual(worst)
+
+    def _turn_to_residual(self, i: int) -> None:
+        """Set ``next`` to the residual of Ritz vector ``i``, and random vectors beside it.
+
+        A subspace that seemed invariant was so but for BREAKDOWN rounding units, all in one
+        direction, which no random vector brings back.
+        """
+        self._start_afresh()
+        known, images = self.Q[: self.filled], self.W[: self.filled]
+        value = self.T[i, i].to(known.dtype)
+        residual = (images[i] - value * known[i])[None]
+        length = norms(residual)
+        if not bool(length > 0):
+            return
+        unit = orthogonalised(orthogonalised(residual / length.to(known.dtype), known), known)
+        unit /= norms(unit).to(known.dtype)
+        scale = norms(self.next[:1])
+        self.next[0] = unit[0] * scale.to(known.dtype)
+        # What all pairs' images have in that direction, which lies outside the basis.
+        self.last[: self.filled, 0] = (images @ unit[0]).double() / scale
 
     def _weights(self, found: Ritz, which: np.ndarray) -> torch.Tensor:
         """Return what makes Ritz vectors of the basis, a row for each."""
