@@ -23,8 +23,9 @@ $(READY): requirements.lock pyproject.toml
 report: $(READY)
 	$(BIN)/snakemake --report $(or $(REPORT),results/report.html)
 
+# Two tests at once, a file's in one process: most of them use one core.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
