@@ -8,7 +8,7 @@ from torch.func import jvp, vjp
 
 from pipeline.curvature.memory import activation_bytes
 from pipeline.curvature.problem import Chunk, Problem
-from pipeline.curvature.tangent import Map, linearised, several
+from pipeline.curvature.tangent import Map, linearised, one_by_one, several
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,13 @@ def kept_jacobian(problem: Problem, chunk: Chunk, pure: bool) -> Jacobian:
     tangent = linearised(logits_of, theta, pure=pure, compiled=problem.compiled)
     _, pull = vjp(logits_of, theta)
     saved = activation_bytes(problem.network.module, inputs)  # by autograd, for J^T
+    # Convolutions of several vectors at once gain nothing on a CPU: LeNet5's G costs the same and
+    # takes eight times the memory, VGG11's a quarter more.
+    alone = theta.device.type == "cpu" and problem.network.convolutional
+    of_rows = one_by_one if alone else several
     return Jacobian(
-        push=partial(several, tangent.push),
-        pull=partial(several, lambda u: pull(u)[0]),
+        push=partial(of_rows, tangent.push),
+        pull=partial(of_rows, lambda u: pull(u)[0]),
         probabilities=chunk.relative(tangent.value).softmax(-1),
         held=tangent.held + saved,
     )

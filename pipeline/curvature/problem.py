@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypedDict
 import torch
 from torch import nn
 from torch.func import functional_call
+from torch.nn.modules.conv import _ConvNd
 
 from pipeline.curvature.loss import label_mask, relative_logits
 from pipeline.curvature.memory import activation_bytes, budget, pass_budget
@@ -75,6 +76,11 @@ class FlatNetwork:
         self._shapes = [parameter.shape for parameter in parameters.values()]
         self._sizes = [parameter.numel() for parameter in parameters.values()]
         self.theta = torch.cat([parameter.flatten() for parameter in parameters.values()])
+
+    @property
+    def convolutional(self) -> bool:
+        """Whether there are convolutions."""
+        return any(isinstance(module, _ConvNd) for module in self.module.modules())
 
     def logits(self, theta: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         """Return the logits (N, C) at parameters ``theta`` (p,)."""

@@ -12,7 +12,6 @@ from typing import Unpack
 import torch
 from torch import nn
 from torch.func import jvp, vjp
-from torch.nn.modules.conv import _ConvNd
 
 from pipeline.curvature.chunked import ChunkSum, Kept, Product, chunk_products
 from pipeline.curvature.loss import loss_residual
@@ -74,7 +73,7 @@ def _forward_is_better(problem: Problem, fixed_residual: bool) -> bool:
     not (F-200^2: 3.6 against 2.4).  Of some activations, as SiLU, PyTorch has no such derivative.
     """
     theta = problem.network.theta
-    if not any(isinstance(m, _ConvNd) for m in problem.network.module.modules()):
+    if not problem.network.convolutional:
         return False
     try:
         with torch.no_grad():

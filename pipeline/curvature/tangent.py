@@ -75,6 +75,11 @@ def several(product: Map, rows: torch.Tensor) -> torch.Tensor:
     return product(rows[0])[None] if len(rows) == 1 else vmap(product)(rows)
 
 
+def one_by_one(product: Map, rows: torch.Tensor) -> torch.Tensor:
+    """Return the same, in a pass over the data for each."""
+    return product(rows[0])[None] if len(rows) == 1 else torch.stack([product(v) for v in rows])
+
+
 def _drop_idle(graph: fx.GraphModule) -> None:
     """Remove sums with a folded zero from a graph, and let vmap follow it.
 
