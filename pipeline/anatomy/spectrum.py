@@ -54,28 +54,9 @@ def matrix_spectrum(
     Raises AnatomyError where ``basis_bytes`` has no room for the eigenpairs asked for, and
     FloatingPointError where products are not finite.
     """
-    top, bottom = settings.top[matrix], settings.bottom.get(matrix, 0)
-    p = operator.shape[0]
-    # The basis and its images, and at the end the pairs' own.
-    room = basis_bytes // (2 * p * operator.dtype.itemsize) - (top + bottom)
-    if room < min(p, top + bottom + LEAST_ROOM):
-        raise AnatomyError(
-            f"spectrum.top and bottom of {matrix} ask for {top + bottom} eigenpairs of dimension "
-            f"{p}, but compute.basis_gb has room for a basis of {room} vectors. Raise "
-            "compute.basis_gb or lower spectrum.top"
-        )
-    most = most_products(top + bottom)
-    with watched(operator, label=f"{matrix} eigenpairs", total=most, at_most=True) as counted:
-        pairs = top_eigenpairs(
-            counted,
-            top,
-            bottom=bottom,
-            tolerance=settings.tolerance,
-            seed=stream(seed, "eigenpairs"),
-            basis=min(room, basis_size(top + bottom)),
-        )
+    pairs = _pairs(operator, matrix, settings, seed=seed, basis_bytes=basis_bytes)
     sure = pairs.vectors[:, torch.as_tensor(pairs.converged, device=pairs.vectors.device)]
-    steps = settings.probes * min(settings.steps, p - sure.shape[1])
+    steps = settings.probes * min(settings.steps, operator.shape[0] - sure.shape[1])
     with watched(operator, label=f"{matrix} bulk", total=steps) as counted:
         bulk = lanczos_quadrature(
             Deflated(counted, sure),
@@ -99,8 +80,35 @@ def matrix_spectrum(
     )
     estimates = [bulk.moment(degree) for degree in DEGREES]
     moments = tuple((sums[i] + value, error) for i, (value, error) in enumerate(estimates))
+    top = settings.top[matrix]
     highest = pairs.values[:top][pairs.converged[:top]]
     return MatrixSpectrum(pairs, bulk, trace, moments, count_outliers(highest), exact=False)
+
+
+def _pairs(
+    operator: LinearOperator, matrix: str, settings: Spectrum, *, seed: int, basis_bytes: int
+) -> Eigenpairs:
+    """Return the extreme eigenpairs that are asked for, where they have room."""
+    top, bottom = settings.top[matrix], settings.bottom.get(matrix, 0)
+    p = operator.shape[0]
+    # The basis and its images, and at the end the pairs' own.
+    room = basis_bytes // (2 * p * operator.dtype.itemsize) - (top + bottom)
+    if room < min(p, top + bottom + LEAST_ROOM):
+        raise AnatomyError(
+            f"spectrum.top and bottom of {matrix} ask for {top + bottom} eigenpairs of dimension "
+            f"{p}, but compute.basis_gb has room for a basis of {room} vectors. Raise "
+            "compute.basis_gb or lower spectrum.top"
+        )
+    most = most_products(top + bottom)
+    with watched(operator, label=f"{matrix} eigenpairs", total=most, at_most=True) as counted:
+        return top_eigenpairs(
+            counted,
+            top,
+            bottom=bottom,
+            tolerance=settings.tolerance,
+            seed=stream(seed, "eigenpairs"),
+            basis=min(room, basis_size(top + bottom)),
+        )
 
 
 def dense_bytes(p: int) -> int:

@@ -71,12 +71,7 @@ def top_eigenpairs(
     size = basis or basis_size(k + bottom) + 2 * (block - 1)
     if p <= size:
         return _whole(operator, k, bottom, tolerance)
-    size -= size % block
-    if size < k + bottom + 2 * block:
-        raise ValueError(
-            f"a basis of {basis} vectors is too small for {k + bottom} pairs in blocks of {block}: "
-            f"give at least {k + bottom + 3 * block}"
-        )
+    size = _in_blocks(size, k + bottom, block)
     limit = max_products or most_products(k + bottom)
     krylov = Krylov(operator, size, block, seed)
     products, before = 0, np.inf
@@ -98,6 +93,17 @@ def top_eigenpairs(
         if krylov.filled + block > size:
             kept = _kept(found, k, bottom, size, block)
             krylov.restart(found, kept, int(np.flatnonzero(kept == ends[residuals.argmax()])[0]))
+
+
+def _in_blocks(size: int, pairs: int, block: int) -> int:
+    """Return the size of a basis in whole blocks, if it has room for the pairs and two of them."""
+    whole = size - size % block
+    if whole < pairs + 2 * block:
+        raise ValueError(
+            f"a basis of {size} vectors is too small for {pairs} pairs in blocks of {block}: give "
+            f"at least {pairs + 3 * block}"
+        )
+    return whole
 
 
 def _whole(operator: Operator, k: int, bottom: int, tolerance: float) -> Eigenpairs:
