@@ -2,5 +2,5 @@
 
 from pipeline.public import lazily
 
-__all__ = ["open_run"]
-__getattr__ = lazily(__name__, {"open_run": "api"})
+__all__ = ["open_cube", "open_run"]
+__getattr__ = lazily(__name__, {"open_cube": "cubes.store", "open_run": "api"})

@@ -3,9 +3,9 @@
 import ast
 import copy
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
-from importlib.util import find_spec
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
 from pipeline.errors import ConfigError
@@ -34,8 +34,8 @@ CHOOSING = {"pipeline.jobs.cube", "pipeline.jobs.figure"}
 def fingerprint(*modules: str) -> str:
     """Return a digest of ``modules`` and all of this package that they import, however indirectly.
 
-    Comments, formatting and docstrings do not count, nor do the modules in ``NEUTRAL``.  Of a
-    user's own module its one file counts.
+    Comments, formatting and docstrings do not count, nor do the modules in ``NEUTRAL``.  A user's
+    own module counts with what it imports from the folder that it lies in itself.
     """
     digest = hashlib.sha256()
     for name in sorted(set().union(*(closure(module) for module in modules))):
@@ -44,7 +44,7 @@ def fingerprint(*modules: str) -> str:
 
 
 def closure(module: str) -> set[str]:
-    """Return the names of ``module`` and of every module of this package whose code it runs."""
+    """Return the names of ``module`` and of every module whose code it runs, as ``imports`` has."""
     found: set[str] = set()
     waiting = [module]
     while waiting:
@@ -58,21 +58,52 @@ def closure(module: str) -> set[str]:
 
 
 def imports(module: str) -> Iterator[str]:
-    """Yield the modules of this package that ``module`` imports, wherever in the file."""
+    """Yield the modules of this package that ``module`` imports, wherever in the file.
+
+    Of a module that is not of this package, those too that lie beside it, where users keep theirs;
+    what is installed has no module beside it.
+    """
+    home = _home(module)
+
+    def counts(name: str) -> bool:
+        if name.split(".")[0] == PACKAGE.name:
+            return path_of(name) is not None
+        return home is not None and _file_in(home, name.split(".")) is not None
+
     for node in ast.walk(_tree(module)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom):
             # `from package import name` means a module where there is one of that name.
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-            names = [name if _is_ours(name) else node.module for name in names]
+            source = _source(node, module)
+            names = [f"{source}.{alias.name}" for alias in node.names]
+            names = [name if counts(name) else source for name in names]
         else:
             continue
-        yield from filter(_is_ours, names)
+        yield from filter(counts, names)
 
 
-def _is_ours(name: str) -> bool:
-    return name.split(".")[0] == PACKAGE.name and path_of(name) is not None
+def _source(node: ast.ImportFrom, module: str) -> str:
+    """Return the module that ``module`` imports from, in full where it says it from where it is."""
+    path = path_of(module)
+    package = module if path and path.name == "__init__.py" else module.rpartition(".")[0]
+    return resolve_name("." * node.level + (node.module or ""), package)
+
+
+def _home(module: str) -> Path | None:
+    """Return the folder that a user's own module is imported from, None of another's."""
+    path = path_of(module)
+    if module.split(".")[0] == PACKAGE.name or path is None:
+        return None
+    home = path.parents[module.count(".") + (path.name == "__init__.py")]
+    return None if {"site-packages", "dist-packages"} & set(home.parts) else home
+
+
+def _file_in(folder: Path, parts: Sequence[str]) -> Path | None:
+    """Return the file in ``folder`` of the module a.b.c, whose ``parts`` are a, b and c."""
+    base = folder.joinpath(*parts)
+    files = (base.with_name(f"{base.name}.py"), base / "__init__.py")
+    return next((path for path in files if path.is_file()), None)
 
 
 def path_of(module: str) -> Path | None:
@@ -83,11 +114,8 @@ def path_of(module: str) -> Path | None:
         except ImportError:
             found = None
         return Path(found.origin) if found and found.origin else None
-    base = PACKAGE.joinpath(*module.split(".")[1:])
-    for path in (base.with_suffix(".py"), base / "__init__.py"):
-        if path.is_file():
-            return path
-    return None
+    parts = module.split(".")[1:]
+    return _file_in(PACKAGE, parts) if parts else PACKAGE / "__init__.py"
 
 
 @cache

@@ -12,7 +12,7 @@ from PIL import Image
 from pipeline.assign import entry_modules
 from pipeline.atomic import sha256
 from pipeline.config import Config
-from pipeline.cubes.store import opened_part, read_attributes, read_cube
+from pipeline.cubes.store import open_cube, opened_part, read_attributes
 from pipeline.errors import ArtifactError
 from pipeline.fingerprint import PACKAGE, closure, path_of
 from pipeline.runs import Part, checkpoint_path
@@ -83,7 +83,7 @@ def _record(artifact: Path, work: Work) -> dict[str, Any]:
         record = json.loads(work.outputs[0].read_text(encoding="utf-8"))
         return (record if work.rule == "train" else record["selection"])["provenance"]
     if work.rule == "cube":
-        return read_attributes(read_cube(work.outputs[0]))
+        return read_attributes(open_cube(work.outputs[0]))
     if work.rule in DRAWN:
         drawing = next(file for file in work.outputs if file.suffix == ".png")
         with Image.open(drawing) as image:

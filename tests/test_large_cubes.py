@@ -14,7 +14,7 @@ from pipeline.catalogue import FIGURES
 from pipeline.config import Grid
 from pipeline.cubes.parts import part_cube
 from pipeline.cubes.schema import SCHEMA
-from pipeline.cubes.store import attributes, read_cube, read_part, write_part
+from pipeline.cubes.store import attributes, open_cube, read_part, write_part
 from pipeline.cubes.write import write_cube
 from pipeline.errors import ArtifactError
 from pipeline.figures import style
@@ -74,7 +74,7 @@ def root(tmp_path_factory):
 
 
 def test_a_cube_far_larger_than_memory_is_gathered(root):
-    cube = read_cube(root / "cubes" / "layers.zarr")
+    cube = open_cube(root / "cubes" / "layers.zarr")
     assert cube.eigenvector.nbytes > 1e12
     chunks = [p for p in (root / "cubes/layers.zarr/eigenvector/c").rglob("*") if p.is_file()]
     assert len(chunks) == 2 * THERE  # one for each layer that there is
@@ -94,7 +94,7 @@ def test_figures_of_it_read_what_they_show(root, name):
     with style.theme(), warnings.catch_warnings():
         warnings.simplefilter("error")
         with little_memory():
-            cubes = {"layers": read_cube(root / "cubes" / "layers.zarr")}
+            cubes = {"layers": open_cube(root / "cubes" / "layers.zarr")}
             found = figure.FIGURES[name](cubes, Figures())
         assert any(panel.lines or panel.images for panel in found.axes)
         plt.close("all")
@@ -115,4 +115,4 @@ def test_a_part_that_is_lost_before_its_turn_leaves_the_cube_as_it_was(root):
         "layers.manifest.json",
         "layers.zarr",
     ]
-    assert read_cube(path).sizes["model"] == COUNT
+    assert open_cube(path).sizes["model"] == COUNT

@@ -150,6 +150,37 @@ def test_a_fingerprint_sees_code_and_nothing_else(copied):
     assert digest() != before
 
 
+@pytest.mark.parametrize("name", ["mine", "nets.mine"])
+def test_a_users_module_counts_with_those_beside_it(tmp_path, monkeypatch, name):
+    from pipeline import fingerprint as module
+
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path.joinpath(*name.split(".")[:-1])
+    folder.mkdir(exist_ok=True)
+    (folder / "__init__.py").touch()
+    beside = "from .blocks import conv" if "." in name else "from blocks import conv"
+    (folder / "mine.py").write_text(f"import numpy, random\n{beside}\nimport pipeline.runs\n")
+    (folder / "blocks.py").write_text("def conv(): ...\n")
+    installed = tmp_path / "site-packages"
+    installed.mkdir()
+    (installed / "theirs.py").write_text("import more\n")
+    (installed / "more.py").write_text("")
+    monkeypatch.syspath_prepend(installed)
+    try:
+        blocks = name.replace("mine", "blocks")
+        assert {name, blocks, "pipeline.runs"} <= (found := module.closure(name))
+        assert not {"numpy", "random"} & found
+        assert module.closure("theirs") == {"theirs"}
+        before = fingerprint(name)
+        (folder / "blocks.py").write_text("def conv(): return 1\n")
+        for cached in (module.fingerprint, module._tree, module._code):
+            cached.cache_clear()
+        assert fingerprint(name) != before
+    finally:
+        for cached in (module.fingerprint, module._tree, module._code):
+            cached.cache_clear()
+
+
 def test_of_a_job_that_is_one_of_many_its_own_text_counts(copied, monkeypatch):
     folder, digest = copied
     monkeypatch.setattr("pipeline.fingerprint.CHOOSING", {"pipeline.a"})

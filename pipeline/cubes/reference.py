@@ -4,12 +4,13 @@ from pipeline.cubes.schema import SCHEMA, leading_dims
 
 HEAD = """# The cubes
 
-Each cube is a Zarr store, `<results>/cubes/<name>.zarr`, opened by `xarray.open_zarr`. All its
-variables begin with the dimensions that stand under its name; further ones are listed. Combinations
-that are not in the grid, runs that diverged and what did not converge are NaN. `order` counts
-eigenvalues from 0, algebraically largest first; `index`, `bin`, `node` and `probe` count from 0,
-`k` from 1. Beside each cube, `<name>.manifest.json` has a checksum for every file it was
-gathered from.
+Each cube is a Zarr store, `<results>/cubes/<name>.zarr`, opened by `xarray.open_zarr`, or by
+`pipeline.open_cube`, which looks at every byte first: Zarr reads a chunk that was lost as NaN. All
+its variables begin with the dimensions that stand under its name; further ones are listed.
+Combinations that are not in the grid, runs that diverged and what did not converge are NaN.
+`order` counts eigenvalues from 0, algebraically largest first; `index`, `bin`, `node` and `probe`
+count from 0, `k` from 1. Beside each cube, `<name>.manifest.json` has a checksum for every file it
+was gathered from.
 
 A chunk holds one data set, network, norm and recipe. Of a variable that is larger than 16 MiB
 for these it holds one label more of each dimension in turn (`n_per_class`, `seed`, `epoch`, ...),

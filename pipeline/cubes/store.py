@@ -79,12 +79,13 @@ def manifest_path(cube: str | Path) -> Path:
     return Path(cube).with_suffix(".manifest.json")
 
 
-def read_cube(path: Path) -> xr.Dataset:
+def open_cube(path: Path | str) -> xr.Dataset:
     """Return a cube, read when asked for, after a look at every byte of it.
 
     Zarr reads a chunk that is missing as NaN.  Raises ArtifactError where the store is not what its
     manifest tells of.
     """
+    path = Path(path)
     manifest = manifest_path(path)
     try:
         told = json.loads(manifest.read_text(encoding="utf-8"))["sha256"]

@@ -6,7 +6,7 @@ from pathlib import Path
 from pipeline.atomic import replacing, sha256
 from pipeline.comparison.rows import compare
 from pipeline.comparison.table import as_csv, as_markdown
-from pipeline.cubes.store import manifest_path, read_cube
+from pipeline.cubes.store import manifest_path, open_cube
 from pipeline.figures import comparison, style
 from pipeline.provenance import provenance
 from pipeline.runs import comparison_paths
@@ -23,7 +23,7 @@ def write_comparison(job: ComparisonJob) -> None:
 
 def _write(files: dict[str, Path], job: ComparisonJob) -> None:
     paths = {cube: Path(job.results) / "cubes" / f"{cube}.zarr" for cube in job.grids}
-    rows = compare(job, {cube: read_cube(path) for cube, path in paths.items()})
+    rows = compare(job, {cube: open_cube(path) for cube, path in paths.items()})
     manifests = [manifest_path(path) for path in paths.values()]
     about = provenance(
         settings=job.model_dump(mode="json"),

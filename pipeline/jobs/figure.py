@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from pipeline.atomic import sha256
-from pipeline.cubes.store import manifest_path, read_cube
+from pipeline.cubes.store import manifest_path, open_cube
 from pipeline.figures import (
     attribution,
     autocorrelation,
@@ -73,7 +73,7 @@ FIGURES = {
 def draw_figure(name: str, files: list[Path], job: FigureJob) -> None:
     """Draw the figure ``name`` to ``files``."""
     with only_maker(*files), style.theme():
-        cubes = {cube: read_cube(Path(path)) for cube, path in job.cubes.items()}
+        cubes = {cube: open_cube(Path(path)) for cube, path in job.cubes.items()}
         manifests = [manifest_path(path) for path in job.cubes.values()]
         about = provenance(
             settings=job.model_dump(mode="json"),
