@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import weakref
+from functools import partial
 
 import psutil
 import pytest
@@ -11,10 +12,10 @@ from reference import relative
 from torch import nn
 
 from pipeline.curvature import chunked as chunked_module
-from pipeline.curvature import gauss_newton, hessian, residual, second_order
+from pipeline.curvature import component, gauss_newton, hessian, jacobian, residual, second_order
 from pipeline.curvature.memory import GIB
 from pipeline.curvature.problem import Problem
-from pipeline.curvature.tangent import linearised
+from pipeline.curvature.tangent import linearised, one_by_one
 from pipeline.errors import AnatomyError
 from pipeline.models.fnet import fnet
 from pipeline.models.lenet import lenet5
@@ -135,6 +136,23 @@ def test_out_of_memory_halves_the_chunk_then_says_what_to_lower(lenet, monkeypat
     limit = 0
     with pytest.raises(AnatomyError, match="with one example at a time and no chunk kept"):
         hessian(model, data, chunk=4)
+
+
+@pytest.mark.parametrize("operator", [gauss_newton, partial(component, name="B1")])
+def test_vectors_one_by_one_give_what_they_give_together(lenet, operator, monkeypatch):
+    model, inputs = lenet
+    data = (inputs[:40], torch.arange(40) % 10)
+    V = torch.randn(61706, 3)
+    together = operator(model, data) @ V
+    monkeypatch.setattr(jacobian, "WIDE", 16)
+    alone = operator(model, data)
+    assert torch.allclose(alone @ V, together, atol=1e-5 * float(together.abs().max()))
+    pushed = []
+    monkeypatch.setattr(
+        jacobian, "one_by_one", lambda f, rows: pushed.append(len(rows)) or one_by_one(f, rows)
+    )
+    operator(model, data) @ V
+    assert 3 in pushed
 
 
 def test_out_of_memory_in_a_product_lets_fewer_vectors_share_a_pass(lenet, monkeypatch, capsys):

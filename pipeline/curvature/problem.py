@@ -78,9 +78,12 @@ class FlatNetwork:
         self.theta = torch.cat([parameter.flatten() for parameter in parameters.values()])
 
     @property
-    def convolutional(self) -> bool:
-        """Whether there are convolutions."""
-        return any(isinstance(module, _ConvNd) for module in self.module.modules())
+    def channels(self) -> int:
+        """Output channels of the widest convolution, 0 without any."""
+        modules = self.module.modules()
+        return max(
+            (module.out_channels for module in modules if isinstance(module, _ConvNd)), default=0
+        )
 
     def logits(self, theta: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         """Return the logits (N, C) at parameters ``theta`` (p,)."""

@@ -73,7 +73,7 @@ def _forward_is_better(problem: Problem, fixed_residual: bool) -> bool:
     not (F-200^2: 3.6 against 2.4).  Of some activations, as SiLU, PyTorch has no such derivative.
     """
     theta = problem.network.theta
-    if not problem.network.convolutional:
+    if not problem.network.channels:
         return False
     try:
         with torch.no_grad():
