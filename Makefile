@@ -38,7 +38,7 @@ test-faults: $(READY)
 test-slurm: $(READY)
 	$(BIN)/python -m pytest -m "slurm or not slurm" tests/test_slurm.py
 
-# Beside the peers, which only this needs; some 20 minutes.  ROUNDS=1 is quicker.
+# Beside the peers, which only this needs; an hour and more on two cores.  ROUNDS=1 is quicker.
 bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps hessian-eigenthings==1.0.0a5
 	PYTHONPATH=. $(BIN)/python benchmarks/run.py $(or $(ROUNDS),3)
