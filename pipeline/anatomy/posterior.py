@@ -97,8 +97,9 @@ class Posterior:
                 tensor.copy_(state[f"{kind}/{name}"])
         self.half_log_lambda.copy_(state["half_log_lambda"])
         for layer, basis in self.bases.items():
+            # As it lay in memory too: products of another layout round otherwise.
             saved = {
-                key: state[f"basis/{layer}/{key}"].to(value)
+                key: torch.empty_like(value).copy_(state[f"basis/{layer}/{key}"])
                 for key, value in vars(basis).items()
                 if value is not None
             }
