@@ -1,4 +1,7 @@
+import fcntl
 import gc
+import os
+import shutil
 from collections import OrderedDict
 
 import pytest
@@ -81,7 +84,14 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """Return a folder in which the tiny experiment has been run."""
-    folder = begin(tmp_path_factory.mktemp("workflow"))
-    snakemake(folder, TINY)
-    return folder
+    """Return a folder in which the tiny experiment has been run: once for all test processes."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    made = shared / "finished"
+    with (shared / "finished.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            folder = begin(tmp_path_factory.mktemp("workflow"))
+            snakemake(folder, TINY)
+            folder.rename(made)
+    return shutil.copytree(made, tmp_path_factory.mktemp("copies") / "workflow", symlinks=True)
