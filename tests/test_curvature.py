@@ -136,17 +136,37 @@ def test_compiled_products_equal_eager_ones(one_problem):
 def test_what_is_dropped_from_a_tangent_changes_no_bit(one_problem, monkeypatch):
     model, inputs, labels = one_problem
     V = torch.randn(sum(p.numel() for p in model.parameters()), 3, dtype=torch.float64)
+    sizes = []
+    original = tangent_module._module
+
+    def counted(root, graph):
+        sizes.append(len(graph.nodes))
+        return original(root, graph)
+
+    monkeypatch.setattr(tangent_module, "_module", counted)
     lean = hessian(model, (inputs, labels))
-    monkeypatch.setattr(tangent_module, "_drop_idle", lambda graph: None)
+    monkeypatch.setattr(tangent_module, "_summand", lambda node, idle: None)
     whole = hessian(model, (inputs, labels))
-    sizes = [len(_graph(A).graph.nodes) for A in (lean, whole)]
-    assert sizes[0] < sizes[1]
+    first, second, whole_first, whole_second = sizes
+    assert first == whole_first
+    assert second < whole_second
     assert torch.equal(lean @ V[:, 0], whole @ V[:, 0])
 
 
-def _graph(operator):
-    cells = [cell.cell_contents for cell in operator.products[0].args[0].__closure__]
-    return next(cell for cell in cells if isinstance(cell, torch.fx.GraphModule))
+@pytest.mark.parametrize("operator", [hessian, gauss_newton, residual])
+def test_a_network_is_followed_once_for_all_chunks_of_one_shape(one_problem, operator, monkeypatch):
+    model, inputs, labels = one_problem
+    traced = []
+    original = tangent_module.make_fx
+    monkeypatch.setattr(
+        tangent_module, "make_fx", lambda function: traced.append(1) or original(function)
+    )
+    A = operator(model, (inputs, labels), chunk=CHUNK)
+    assert A.kept == len(A.products) == 3
+    assert len(traced) == 2
+    Hess, G = dense_hessian(model, inputs, labels), dense_gauss_newton(model, inputs)
+    expected = {hessian: Hess, gauss_newton: G, residual: Hess - G}[operator]
+    assert relative(dense(A), expected) < 1e-12
 
 
 def test_algebra(one_problem):

@@ -15,7 +15,7 @@ from pipeline.curvature import chunked as chunked_module
 from pipeline.curvature import component, gauss_newton, hessian, jacobian, residual, second_order
 from pipeline.curvature.memory import GIB
 from pipeline.curvature.problem import Problem
-from pipeline.curvature.tangent import linearised, one_by_one
+from pipeline.curvature.tangent import Linearised, one_by_one
 from pipeline.errors import AnatomyError
 from pipeline.models.fnet import fnet
 from pipeline.models.lenet import lenet5
@@ -32,12 +32,12 @@ def lenet():
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_a_recomputed_chunk_changes_no_bit(lenet, operator):
     model, inputs = lenet
-    data = (inputs[:130], torch.arange(130) % 10)
+    data = (inputs[:250], torch.arange(250) % 10)
     kept = operator(model, data, chunk=20)
-    some = operator(model, data, chunk=20, memory_gb=0.013)
+    some = operator(model, data, chunk=20, memory_gb=0.0105)
     none = operator(model, data, chunk=20, memory_gb=0.0)
-    assert (kept.kept, none.kept) == (7, 0)
-    assert 0 < some.kept < 7
+    assert (kept.kept, none.kept) == (13, 0)
+    assert 0 < some.kept < 13
     v = torch.randn(kept.shape[0])
     assert torch.equal(kept @ v, none @ v)
     assert torch.equal(kept @ v, some @ v)
@@ -64,51 +64,54 @@ def test_residual_of_logits_linear_in_the_parameters_is_zero(memory_gb):
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_what_is_kept_is_measured_and_within_the_budget(lenet, operator):
     model, inputs = lenet
-    data = (inputs, torch.arange(600) % 10)
+    data = (inputs.repeat(3, 1, 1, 1), torch.arange(1800) % 10)
     process = psutil.Process()
     operator(model, (inputs[:10], data[1][:10]))  # what PyTorch itself takes at the first time
     before = process.memory_info().rss
     made = operator(model, data, chunk=100, memory_gb=0.06)
     ctypes.CDLL(None).malloc_trim(0)  # what it took in passing to linearise a chunk
     taken = process.memory_info().rss - before
-    assert 1 <= made.kept < 6
+    assert 1 <= made.kept < 18
     # The network's copy, code and the allocator's slack come on top.
     assert taken < 1.3 * 0.06 * GIB + 40e6
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_what_is_kept_goes_with_its_operator(lenet, operator):
-    def parameters():  # so are the values that linearising folds
-        return [x for x in gc.get_objects() if type(x) is nn.Parameter]
+    def tensors():
+        return [x for x in gc.get_objects() if type(x) in (torch.Tensor, nn.Parameter)]
 
     model, inputs = lenet
     operator(model, (inputs[:20], torch.arange(20) % 10))
     gc.collect()
     gc.disable()
     try:
-        known = {id(x) for x in parameters()}
+        known = {id(x) for x in tensors()}
         A = operator(model, (inputs[:20], torch.arange(20) % 10))
-        made = [weakref.ref(x) for x in parameters() if id(x) not in known]
+        made = [weakref.ref(x) for x in tensors() if id(x) not in known]
         assert A.kept == 1
-        assert len(made) > len(list(model.parameters()))
+        assert len(made) > 2 * len(list(model.parameters()))  # the network's own copy has one each
         del A
-        assert not any(ref() is not None for ref in made)
+        # PyTorch's tracer waits for the collector, and running statistics with it: 2 kB.
+        left = [ref() for ref in made if ref() is not None]
+        assert sum(x.nbytes for x in left) <= sum(x.nbytes for x in model.buffers())
     finally:
         gc.enable()
 
 
 @pytest.mark.parametrize("operator", [hessian, residual])
-def test_a_chunk_holds_few_copies_of_the_weights(operator):
+def test_a_chunk_holds_no_copy_of_the_weights(operator):
     torch.manual_seed(0)
     model = fnet((1, 10, 10), 4, "none", width=500, depth=2)
     data = (torch.randn(2, 1, 10, 10), torch.arange(2))
     weights = 4 * sum(parameter.numel() for parameter in model.parameters())
-    assert operator(model, data, memory_gb=4.5 * weights / GIB).kept == 1
     problem = Problem(model, data)
-    chunk = next(problem.chunks())
-    gradient = second_order._gradient_map(problem, chunk, operator is residual)()
-    assert linearised(gradient, problem.network.theta, pure=False).held < 4 * weights
-    assert operator(model, data, memory_gb=3.5 * weights / GIB).kept == 0
+    chunk, fixed_residual = next(problem.chunks()), operator is residual
+    linearised = Linearised(second_order._gradient_map(problem, fixed_residual), compiled=False)
+    fixed = second_order._fixed(problem, chunk, fixed_residual)
+    tangent = linearised.at(problem.network.theta, chunk.inputs, *fixed, pure=False)
+    assert 0 < tangent.held < 0.1 * weights
+    assert operator(model, data, memory_gb=0.1 * weights / GIB).kept == 1
 
 
 def test_out_of_memory_halves_the_chunk_then_says_what_to_lower(lenet, monkeypatch, capsys):

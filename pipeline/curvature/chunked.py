@@ -116,16 +116,15 @@ def _made(
     products: list[Product] = []
     left, kept = problem.memory, 0
     per_example: float = problem.bytes_per_example
-    beside = problem.bytes_per_chunk
     for chunk in problem.chunks():
         again = recompute(chunk)
-        fits = per_example * len(chunk) + beside <= left
+        fits = per_example * len(chunk) <= left
         piece = _checked(problem, chunk, keep, again) if fits else None
         products.append(piece.product if piece else again)
         if piece:
             left, kept = left - piece.held, kept + 1
             # The guess gives way to the measurement.
-            per_example, beside = piece.held / len(chunk), 0
+            per_example = piece.held / len(chunk)
     return products, kept
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pipeline.curvature.chunked import ChunkSum, Kept, chunk_products
-from pipeline.curvature.jacobian import Jacobian, kept_jacobian, recomputed_jacobian
+from pipeline.curvature.jacobian import Jacobian, kept_jacobians, recomputed_jacobian
 from pipeline.curvature.levels import (
     Group,
     Means,
@@ -41,8 +41,10 @@ def component(
 
 
 def _component(problem: Problem, weights: Weights) -> "Component":
+    jacobian = kept_jacobians(problem)
+
     def keep(chunk: Chunk, pure: bool) -> Kept:
-        J = kept_jacobian(problem, chunk, pure)
+        J = jacobian(chunk, pure)
         return Kept(J, J.held)
 
     def recompute(chunk: Chunk) -> Jacobian:

@@ -1,5 +1,6 @@
 """J and J^T of a chunk of examples, kept linearised or recomputed: what lies around a kernel."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -8,7 +9,7 @@ from torch.func import jvp, vjp
 
 from pipeline.curvature.memory import activation_bytes
 from pipeline.curvature.problem import Chunk, Problem
-from pipeline.curvature.tangent import Map, linearised, one_by_one, several
+from pipeline.curvature.tangent import Linearised, Map, one_by_one, several
 
 # Channels of a convolution from which several vectors at once gain nothing on a CPU: a product with
 # LeNet5's G is 10 % faster so, with ResNet18's no faster, with VGG11's a quarter slower.
@@ -33,15 +34,15 @@ class Jacobian:
         return self.pull(self.push(rows))
 
 
-def kept_jacobian(problem: Problem, chunk: Chunk, pure: bool) -> Jacobian:
-    """Return J linearised once; ``pure`` as in ``linearised``."""
+def kept_jacobians(problem: Problem) -> Callable[[Chunk, bool], Jacobian]:
+    """Return what makes J of a chunk, linearised once; its flag is ``pure`` of ``Linearised``."""
+    return partial(_kept, problem, Linearised(problem.network.logits, compiled=problem.compiled))
+
+
+def _kept(problem: Problem, linearised: Linearised, chunk: Chunk, pure: bool) -> Jacobian:
     theta, inputs = problem.network.theta, chunk.inputs
-
-    def logits_of(parameters: torch.Tensor) -> torch.Tensor:
-        return problem.network.logits(parameters, inputs)
-
-    tangent = linearised(logits_of, theta, pure=pure, compiled=problem.compiled)
-    _, pull = vjp(logits_of, theta)
+    tangent = linearised.at(theta, inputs, pure=pure)
+    _, pull = vjp(lambda at: problem.network.logits(at, inputs), theta)
     saved = activation_bytes(problem.network.module, inputs)  # by autograd, for J^T
     alone = theta.device.type == "cpu" and problem.network.channels >= WIDE
     of_rows = one_by_one if alone else several

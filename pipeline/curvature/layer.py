@@ -92,7 +92,7 @@ def layer_problem(model: nn.Module, data: Data, layer: str, **options: Unpack[Op
     """
     checked_layer(model, layer)
     problem = Problem(model, data, only=(f"{layer}.weight",), **options)
-    problem.bytes_per_example, problem.bytes_per_chunk = _bytes_per_example(problem, layer), 0
+    problem.bytes_per_example = _bytes_per_example(problem, layer)
     fit = pass_budget(problem.network.theta.device) // (COPIES * problem.bytes_per_example)
     problem.chunk = max(1, min(problem.chunk, fit))
     return problem

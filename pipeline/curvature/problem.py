@@ -27,12 +27,8 @@ class HasExamples(Protocol):
 
 
 # Bytes that a linearised chunk holds, and that a vector's pass over it takes, in bytes of its
-# layers' outputs, at most: LeNet5's chunks hold 1.6, DenseNet40's 4.3.
+# layers' outputs, at most: LeNet5's chunks hold 1.8, DenseNet40's 2.3.
 GUESS = 6
-
-# Copies of the parameters that a linearised chunk holds beside, at most: VGG11's holds 3.3,
-# ResNet18's 4.0.
-COPIES = 4
 
 # Vectors that share a pass where nobody says: 5 to 15 % faster than one by one on F-200^2 and
 # LeNet5 on a CPU, more on smaller networks.
@@ -160,7 +156,6 @@ class Problem:
         self.bytes_per_example = GUESS * activation_bytes(
             self.network.module, inputs[:1].to(theta.device, theta.dtype)
         )
-        self.bytes_per_chunk = COPIES * theta.nbytes
         # What a pass takes beside the kept chunks is bounded too, a chunk's vectors first.
         at_once = max(1, pass_budget(theta.device) // max(1, self.bytes_per_example))
         self.chunk = min(chunk, at_once)

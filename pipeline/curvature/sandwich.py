@@ -8,7 +8,7 @@ from torch import nn
 from torch.func import jvp, vjp
 
 from pipeline.curvature.chunked import ChunkSum, Kept, Product, chunk_products
-from pipeline.curvature.jacobian import kept_jacobian
+from pipeline.curvature.jacobian import Jacobian, kept_jacobians
 from pipeline.curvature.loss import likeliest, loss_hessian_product
 from pipeline.curvature.problem import Chunk, Data, Options, Problem
 from pipeline.curvature.tangent import several
@@ -24,9 +24,10 @@ def gauss_newton(model: nn.Module, data: Data, **options: Unpack[Options]) -> Ch
 
 def gauss_newton_of(problem: Problem) -> ChunkSum:
     """Return G of a problem."""
+    jacobian = kept_jacobians(problem)
 
     def keep(chunk: Chunk, pure: bool) -> Kept:
-        return _kept(problem, chunk, pure)
+        return _kept(problem, jacobian(chunk, pure))
 
     def recompute(chunk: Chunk) -> Product:
         return recomputed_gauss_newton(problem, chunk)
@@ -35,8 +36,7 @@ def gauss_newton_of(problem: Problem) -> ChunkSum:
     return ChunkSum(problem, products, kept=kept, positive=True)
 
 
-def _kept(problem: Problem, chunk: Chunk, pure: bool) -> Kept:
-    J = kept_jacobian(problem, chunk, pure)
+def _kept(problem: Problem, J: Jacobian) -> Kept:
     anchor = likeliest(J.probabilities)
 
     def product(rows: torch.Tensor) -> torch.Tensor:

@@ -14,9 +14,9 @@ from torch import nn
 from torch.func import jvp, vjp
 
 from pipeline.curvature.chunked import ChunkSum, Kept, Product, chunk_products
-from pipeline.curvature.loss import loss_residual
+from pipeline.curvature.loss import loss_residual, relative_logits
 from pipeline.curvature.problem import Chunk, Data, Options, Problem
-from pipeline.curvature.tangent import Map, linearised, several
+from pipeline.curvature.tangent import Linearised, several
 
 
 def hessian(model: nn.Module, data: Data, **options: Unpack[Options]) -> ChunkSum:
@@ -41,10 +41,12 @@ def residual(model: nn.Module, data: Data, **options: Unpack[Options]) -> ChunkS
 def tangent_of_gradient(problem: Problem, *, fixed_residual: bool) -> ChunkSum:
     """Return Hess, or H where the residual is fixed, of a problem."""
     theta = problem.network.theta
+    function = _gradient_map(problem, fixed_residual)
+    linearised = Linearised(function, compiled=problem.compiled)
 
     def keep(chunk: Chunk, pure: bool) -> Kept:
-        gradient = _gradient_map(problem, chunk, fixed_residual)()
-        tangent = linearised(gradient, theta, pure=pure, compiled=problem.compiled)
+        fixed = _fixed(problem, chunk, fixed_residual)
+        tangent = linearised.at(theta, chunk.inputs, *fixed, pure=pure)
         return Kept(partial(several, tangent.push), tangent.held)
 
     @cache  # asked within ``chunk_products``, which goes on with less where memory runs out
@@ -54,10 +56,14 @@ def tangent_of_gradient(problem: Problem, *, fixed_residual: bool) -> ChunkSum:
     def recompute(chunk: Chunk) -> Product:
         if not forward():
             return _twice_reversed(problem, chunk, fixed_residual)
-        made = _gradient_map(problem, chunk, fixed_residual)
+        fixed = _fixed(problem, chunk, fixed_residual)
 
         def product(rows: torch.Tensor) -> torch.Tensor:
-            gradient = made()
+            inputs = chunk.inputs  # they may be streamed: held no longer than a product takes
+
+            def gradient(at: torch.Tensor) -> torch.Tensor:
+                return function(at, inputs, *fixed)
+
             return several(lambda v: jvp(gradient, (theta,), (v,))[1], rows)
 
         return product
@@ -78,7 +84,9 @@ def _forward_is_better(problem: Problem, fixed_residual: bool) -> bool:
     try:
         with torch.no_grad():
             example = next(problem.chunks(1))
-            jvp(_gradient_map(problem, example, fixed_residual)(), (theta,), (theta,))
+            fixed = (example.inputs, *_fixed(problem, example, fixed_residual))
+            function = _gradient_map(problem, fixed_residual)
+            jvp(lambda at: function(at, *fixed), (theta,), (theta,))
     except NotImplementedError:
         return False
     return True
@@ -95,7 +103,7 @@ def _twice_reversed(problem: Problem, chunk: Chunk, fixed_residual: bool) -> Pro
         with torch.enable_grad():
             at = [piece.detach().requires_grad_() for piece in network.pieces(network.theta)]
             logits = network.logits_of(at, chunk.inputs)
-            residual = _residual(problem, chunk, logits)
+            residual = _residual(problem, logits, chunk.mask, chunk.correction)
             residual = residual.detach() if fixed_residual else residual
             gradient = torch.autograd.grad(logits, at, residual, create_graph=True)
             found = [_along(gradient, at, network.pieces(v)) for v in rows]
@@ -116,22 +124,27 @@ def _along(
     return torch.cat([piece.flatten() for piece in found])
 
 
-def _gradient_map(problem: Problem, chunk: Chunk, fixed_residual: bool) -> Callable[[], Map]:
-    """Return what makes the map theta -> J(theta)^T r of a chunk, which holds its inputs.
+def _gradient_map(problem: Problem, fixed_residual: bool) -> Callable[..., torch.Tensor]:
+    """Return the map theta -> J(theta)^T r, of inputs and what ``_fixed`` returns beside."""
+    network = problem.network
 
-    They may be streamed: a chunk that is recomputed holds them no longer than a product takes.
-    """
-    network, fixed = problem.network, None
-    if fixed_residual:
-        fixed = _residual(problem, chunk, network.logits(network.theta, chunk.inputs))
-
-    def gradient(inputs: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
+    def gradient(theta: torch.Tensor, inputs: torch.Tensor, *fixed: torch.Tensor) -> torch.Tensor:
         logits, pull = vjp(lambda at: network.logits(at, inputs), theta)
-        return pull(_residual(problem, chunk, logits) if fixed is None else fixed)[0]
+        return pull(fixed[0] if fixed_residual else _residual(problem, logits, *fixed))[0]
 
-    return lambda: partial(gradient, chunk.inputs)
+    return gradient
 
 
-def _residual(problem: Problem, chunk: Chunk, logits: torch.Tensor) -> torch.Tensor:
+def _fixed(problem: Problem, chunk: Chunk, fixed_residual: bool) -> tuple[torch.Tensor, ...]:
+    """Return what r is made of beside the logits, or r itself where it is fixed."""
+    if not fixed_residual:
+        return chunk.mask, chunk.correction
+    logits = problem.network.logits(problem.network.theta, chunk.inputs)
+    return (_residual(problem, logits, chunk.mask, chunk.correction),)
+
+
+def _residual(
+    problem: Problem, logits: torch.Tensor, mask: torch.Tensor, correction: torch.Tensor
+) -> torch.Tensor:
     """Return r = (pi - y) / N."""
-    return loss_residual(chunk.relative(logits), chunk.mask) / problem.examples
+    return loss_residual(relative_logits(logits, mask, correction), mask) / problem.examples

@@ -1,12 +1,14 @@
-"""A function linearised once: its tangent map as a straight list of tensor operations."""
+"""Functions linearised once: their tangent maps as straight lists of tensor operations."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import fx, nn
-from torch.func import functionalize, linearize, vmap
+from torch import fx
+from torch.func import functionalize, jvp, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 
 aten = torch.ops.aten
 Map = Callable[[torch.Tensor], torch.Tensor]
@@ -28,46 +30,121 @@ class Tangent:
     held: int
 
 
-def linearised(
-    function: Map, theta: torch.Tensor, *, pure: bool, compiled: bool = False
-) -> Tangent:
-    """Return the tangent of ``function`` at ``theta``, evaluated once; ``compiled`` by Inductor.
+class Linearised:
+    """The tangent maps of ``function`` (theta, *fixed) by theta (p,), for any ``fixed`` tensors.
 
-    ``pure`` writes operations in place as new values first.  Without, they would act on what was
-    folded, and change the map from call to call.  Raises NotLinearisedError where PyTorch cannot.
+    PyTorch follows the function once for all that have the same shapes, which takes as long as a
+    hundred products with a small chunk.  What else the function reads counts as constant.
     """
-    if pure:
-        function = functionalize(function, remove="mutations_and_views")
-    with warnings.catch_warnings():
-        # PyTorch warns of its own insides: of its bookkeeping while it folds what does not depend
-        # on v, and of a deprecated call that it makes itself when forward mode is first used.
-        warnings.filterwarnings("ignore", message="Attempted to insert a get_attr Node")
-        warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
+
+    def __init__(self, function: Callable[..., torch.Tensor], *, compiled: bool) -> None:
+        self._function = function
+        self._compiled = compiled
+        self._traced: dict[tuple[Hashable, ...], _Traced] = {}
+
+    def at(self, theta: torch.Tensor, *fixed: torch.Tensor, pure: bool) -> Tangent:
+        """Return the tangent map at ``theta``, the function evaluated once.
+
+        ``pure`` writes operations in place as new values first.  Without, they would act on what
+        stays from call to call, and change the map.  Raises NotLinearisedError where PyTorch cannot
+        follow the function.
+        """
+        key = (pure, *(tensor.shape for tensor in fixed))
         try:
-            value, tangent = linearize(function, theta)
-            tangent(torch.zeros_like(theta))  # folds now, not at the first product
+            if key not in self._traced:
+                self._traced[key] = _Traced(self._graph(theta, fixed, pure), self._compiled)
+            return self._traced[key].at(theta, fixed)
         except torch.OutOfMemoryError:
             raise
         except (NotImplementedError, RuntimeError) as error:
             raise NotLinearisedError(str(error)) from error
-    (graph,) = [
-        cell.cell_contents
-        for cell in tangent.__closure__ or ()
-        if isinstance(cell.cell_contents, fx.GraphModule)
-    ]
-    _drop_idle(graph)
-    _free_unread(graph)
-    held = _held_bytes(graph)
-    if compiled:
-        graph = fx.GraphModule(graph, graph.graph)
-    # A graph refers back to its module: what both hold would wait for Python's garbage collector.
-    graph.graph.owning_module = None
-    evaluate = torch.compile(graph) if compiled else graph
 
-    def push(v: torch.Tensor) -> torch.Tensor:
-        return evaluate(v)[0]
+    def _graph(
+        self, theta: torch.Tensor, fixed: Sequence[torch.Tensor], pure: bool
+    ) -> fx.GraphModule:
+        """Return (theta, v, *fixed) -> value and derivative along v, operation by operation."""
 
-    return Tangent(value, push, held)
+        def both(
+            theta: torch.Tensor, v: torch.Tensor, *fixed: torch.Tensor
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            return jvp(lambda at: self._function(at, *fixed), (theta,), (v,))
+
+        with warnings.catch_warnings():
+            # A call that PyTorch makes itself, when forward mode is first used.
+            warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
+            traced = make_fx(functionalize(both) if pure else both)
+            return traced(theta, torch.zeros_like(theta), *fixed)
+
+
+class _Traced:
+    """A function and its derivative in two lists of operations.
+
+    The first, of what ``fixed`` decides, ends in what the second reads: it is evaluated once for
+    each ``fixed``, the second, of what the direction moves, at each product.
+    """
+
+    def __init__(self, both: fx.GraphModule, compiled: bool) -> None:
+        nodes = list(both.graph.nodes)
+        direction = [node for node in nodes if node.op == "placeholder"][1]
+        value, self._derivative = nodes[-1].args[0]
+        moved = {direction}
+        for node in nodes[:-1]:
+            if not moved.isdisjoint(node.all_input_nodes):
+                moved.add(node)
+        self._direction, self._compiled = direction, compiled
+        self._moved = [node for node in nodes[:-1] if node in moved and node is not direction]
+        read = [given for node in self._moved for given in node.all_input_nodes]
+        self._read = [*dict.fromkeys(x for x in (*read, self._derivative) if x not in moved)]
+        still = [node for node in nodes[:-1] if node not in moved]
+        self._first = _first_list(both, still, [value, *self._read])
+        self._added = [place for place, node in enumerate(self._read) if _is_only_added(node)]
+        self._seconds: dict[tuple[int, ...], tuple[Map, list[int]]] = {}
+        both.graph.owning_module = None
+
+    def at(self, theta: torch.Tensor, fixed: Sequence[torch.Tensor]) -> Tangent:
+        """Return the tangent map at ``theta`` and ``fixed``, which have the shapes traced."""
+        value, *constants = self._first(theta, *fixed)
+        zeros = tuple(place for place in self._added if not constants[place].any())
+        if zeros not in self._seconds:
+            self._seconds[zeros] = self._second_list(zeros)
+        push, read = self._seconds[zeros]
+        constants = [constants[place] for place in read]
+        # The parameters, and parts of what others hold, are there anyway.
+        parts = [x for x in fixed if x.untyped_storage().nbytes() > x.nbytes]
+        known = {tensor.untyped_storage().data_ptr() for tensor in (theta, *parts)}
+        return Tangent(value, partial(_push, push, constants), _held_bytes(constants, known))
+
+    def _second_list(self, zeros: tuple[int, ...]) -> tuple[Map, list[int]]:
+        """Return the second list, as (v, *constants), and the places of those that it reads.
+
+        Forward mode adds the zero tangents of inputs and constants as if they were something; on
+        LeNet5 that is a tenth of a product.  Sums with constants that are zero, by their places,
+        are left out: every bit of the result stays as it was.
+        """
+        graph = fx.Graph()
+        known = {self._direction: graph.placeholder("direction")}
+        known |= {node: graph.placeholder(f"c{place}") for place, node in enumerate(self._read)}
+        idle = {self._read[place] for place in zeros}
+        for node in self._moved:
+            other = _summand(node, idle)
+            if other is None:
+                known[node] = graph.node_copy(node, known.__getitem__)
+                if node.target is aten.view.default:
+                    known[node].target = aten.reshape.default  # vmap brings strides of its own
+            else:
+                known[node] = known[other]
+                shape = node.meta["val"].shape
+                if other.meta["val"].shape != shape:
+                    arguments = (known[other], list(shape))
+                    known[node] = graph.call_function(aten.expand.default, arguments)
+        graph.output(known[self._derivative])
+        graph.eliminate_dead_code()
+        read = [place for place, node in enumerate(self._read) if known[node].users]
+        for node in self._read:
+            if not known[node].users:
+                graph.erase_node(known[node])
+        push = _module({}, graph)
+        return (torch.compile(push) if self._compiled else push), read
 
 
 def several(product: Map, rows: torch.Tensor) -> torch.Tensor:
@@ -80,79 +157,58 @@ def one_by_one(product: Map, rows: torch.Tensor) -> torch.Tensor:
     return product(rows[0])[None] if len(rows) == 1 else torch.stack([product(v) for v in rows])
 
 
-def _drop_idle(graph: fx.GraphModule) -> None:
-    """Remove sums with a folded zero from a graph, and let vmap follow it.
-
-    Forward mode adds the zero tangents of inputs and constants as if they were something; on
-    LeNet5 that is a tenth of a product.  Every bit of the result stays as it was.
-    """
-    for node in list(graph.graph.nodes):
-        if node.target is aten.view.default:
-            node.target = aten.reshape.default  # vmap brings strides of its own
-        changed = any(user.target._schema.is_mutable for user in node.users if _is_operation(user))
-        if node.target is not aten.add.Tensor or node.kwargs or changed:
-            continue
-        for zero, other in (node.args, node.args[::-1]):
-            if _is_zero(graph, zero) and isinstance(other, fx.Node):
-                with graph.graph.inserting_before(node):
-                    shape = list(node.meta["val"].shape)
-                    same = graph.graph.call_function(aten.expand.default, (other, shape))
-                same.meta = node.meta
-                node.replace_all_uses_with(same)
-                break
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
+def _push(
+    push: Callable[..., torch.Tensor], constants: Sequence[torch.Tensor], v: torch.Tensor
+) -> torch.Tensor:
+    return push(v, *constants)
 
 
-def _free_unread(graph: fx.GraphModule) -> None:
-    """Free what was folded and no operation reads: most of it, copies of the weights among them."""
-    graph.const_subgraph_module = None  # which folded it
-    name = graph.fx_const_folded_attrs_name
-    folded = getattr(graph, name or "", None)
-    if not isinstance(folded, nn.ParameterList):
-        return
-    read = {
-        node.args[1]
-        for source in graph.graph.nodes
-        if source.target == name
-        for node in source.users
-    }
-    for place in set(range(len(folded))) - read:
-        folded[place] = torch.empty(0)
+def _first_list(
+    both: fx.GraphModule, nodes: Sequence[fx.Node], wanted: Sequence[fx.Node]
+) -> fx.GraphModule:
+    """Return ``nodes``, which the direction does not move, as (theta, *fixed) -> ``wanted``."""
+    graph = fx.Graph()
+    known: dict[fx.Node, fx.Node] = {}
+    for node in nodes:
+        known[node] = graph.node_copy(node, known.__getitem__)
+    graph.output([known[node] for node in wanted])
+    graph.eliminate_dead_code()
+    return _module(both, graph)
+
+
+def _module(root: fx.GraphModule | dict[str, torch.Tensor], graph: fx.Graph) -> fx.GraphModule:
+    made = fx.GraphModule(root, graph)
+    # A graph refers back to its module: what both hold would wait for Python's garbage collector.
+    made.graph.owning_module = None
+    return made
+
+
+def _summand(node: fx.Node, idle: set[fx.Node]) -> fx.Node | None:
+    """Return what a sum is equal to where the other summand is zero: known so, or made so."""
+    changed = any(user.target._schema.is_mutable for user in node.users if _is_operation(user))
+    if node.target is not aten.add.Tensor or node.kwargs or changed:
+        return None
+    for zero, other in (node.args, node.args[::-1]):
+        made = isinstance(zero, fx.Node) and zero.target is aten.zeros_like.default
+        if isinstance(other, fx.Node) and (zero in idle or (made and _is_only_added(zero))):
+            return other
+    return None
+
+
+def _is_only_added(node: fx.Node) -> bool:
+    # A view of it might be written to.
+    return all(user.target is aten.add.Tensor for user in node.users)
 
 
 def _is_operation(node: fx.Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload)
 
 
-def _is_zero(graph: fx.GraphModule, node: object) -> bool:
-    """Return whether a node is known to be zero: made so and not written to, or folded to it."""
-    if not isinstance(node, fx.Node) or node.op != "call_function":
-        return False
-    if node.target is aten.zeros_like.default:
-        # A view of it might be written to: only ever read, and by sums.
-        return all(user.target is aten.add.Tensor for user in node.users)
-    folded = getattr(graph, graph.fx_const_folded_attrs_name or "", None)
-    source = node.args[0] if node.args else None
-    if isinstance(folded, nn.ParameterList) and isinstance(source, fx.Node):
-        read = all(user.target is aten.add.Tensor for user in node.users)
-        named = source.target == graph.fx_const_folded_attrs_name
-        return named and read and not bool(folded[node.args[1]].any())
-    return False
-
-
-def _held_bytes(graph: fx.GraphModule) -> int:
+def _held_bytes(constants: Sequence[torch.Tensor], known: set[int]) -> int:
+    """Return the bytes that tensors take beside the storages, by address, that are ``known``."""
     storages = {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-        for tensor in _tensors(graph)
+        for tensor in constants
         if not tensor._is_zerotensor()  # autograd's own zeros, which have no memory
     }
-    return sum(storages.values())
-
-
-def _tensors(graph: nn.Module) -> Iterator[torch.Tensor]:
-    for module in graph.modules():
-        for value in (*module.__dict__.values(), *module._parameters.values()):
-            if isinstance(value, torch.Tensor):
-                yield value
-        yield from module.buffers(recurse=False)
+    return sum(size for address, size in storages.items() if address not in known)

@@ -1,7 +1,7 @@
 """What a training, a spectrum and a hierarchy cost: an account of what their jobs will do."""
 
 from dataclasses import dataclass, replace
-from math import ceil, inf
+from math import inf
 
 import torch
 
@@ -11,14 +11,15 @@ from pipeline.config import Config
 from pipeline.curvature.gram import factor_bytes
 from pipeline.curvature.levels import PARTS, Weights
 from pipeline.curvature.memory import GIB, SHARE_FOR_BASIS, SHARE_FOR_CHUNKS, SHARE_FOR_PASS
-from pipeline.curvature.problem import COPIES, GUESS
+from pipeline.curvature.problem import GUESS
 from pipeline.device import SHARE_FOR_DATA
 from pipeline.plan.facts import NetworkFacts
 from pipeline.recipes import Recipe
 from pipeline.spectra.eigenpairs import basis_size
 from pipeline.training.loop import EVALUATION_BATCH
 
-SET_UP = 4  # products when an operator is made: one recomputed, one that folds, two checked
+SET_UP = 4  # products when an operator is made: one recomputed, one that is kept, two checked
+OF_A_PASS = 4  # vectors as long as the parameters that a pass has of its own, at most
 EIGH = 9  # n^3 FLOPs of a symmetric eigenproblem with its vectors (Golub and Van Loan, 8.3)
 WIDE = 8  # bytes of a float64 number
 PLAIN = 4  # bytes of a float32 number
@@ -81,17 +82,16 @@ class Room:
         """Return the share of the examples that is surely kept linearised, in whole chunks."""
         own = examples / self.processes
         fit = max(1.0, min(self.chunk, own, self.at_once // self._each(network)))
-        chunks = self.chunks // self._linearised(network, fit)
+        chunks = self.chunks // (self._each(network) * fit)
         return min(1.0, chunks * fit / own)
 
     def taken(self, network: NetworkFacts, examples: int) -> float:
         """Return the bytes of kept chunks, and of a pass over one beside them, at most."""
         pieces = min(self.chunk, examples / self.processes) * self.vectors
-        # A pass has some vectors of its own, as a kept chunk has copies of the weights.
-        weights = COPIES * network.parameters * self.itemsize
-        at_once = min(self.at_once, self._each(network) * pieces) + weights
+        vectors = OF_A_PASS * network.parameters * self.itemsize
+        at_once = min(self.at_once, self._each(network) * pieces) + vectors
         own = examples / self.processes
-        return min(self.chunks, self._linearised(network, own)) + at_once
+        return min(self.chunks, self._each(network) * own) + at_once
 
     def notes(self, network: NetworkFacts, examples: int) -> tuple[str, ...]:
         """Return what to say where chunks may not all be kept, or images are streamed."""
@@ -110,10 +110,6 @@ class Room:
     def loaded(self, network: NetworkFacts, examples: int) -> float:
         """Return the bytes of a network and of its examples."""
         return (network.parameters + self.images(network, examples)) * self.itemsize
-
-    def _linearised(self, network: NetworkFacts, examples: float) -> float:
-        weights = ceil(examples / self.chunk) * COPIES * network.parameters * self.itemsize
-        return self._each(network) * examples + weights
 
     def _each(self, network: NetworkFacts) -> float:
         return GUESS * network.activations * self.itemsize
