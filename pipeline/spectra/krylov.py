@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipeline.spectra.lanczos import Operator, norms, orthogonalised
+from pipeline.spectra.lanczos import Operator, dots, norms, orthogonalised
 
 CHECK_EVERY = 3  # blocks between looks at convergence; a look waits for the device
 NEAR = 10  # times the tolerance: from there on looks at a CPU come thrice as often
@@ -80,7 +80,7 @@ class Krylov:
         self.W[new] = self.operator.matmat(self.Q[new].T).T
         coupling = self.last[:j] @ L
         self.T[:j, new], self.T[new, :j] = coupling, coupling.T
-        inner = torch.stack([(self.Q[new] * w).sum(1, dtype=torch.float64) for w in self.W[new]])
+        inner = torch.stack([dots(self.Q[new], w.expand(b, -1)) for w in self.W[new]])
         self.T[new, new] = (inner + inner.T) / 2
         # The first Gram-Schmidt pass takes the couplings that T tells; a second, full one then
         # removes what rounding left.
@@ -99,7 +99,7 @@ class Krylov:
         for i, w in enumerate(self.next):
             if i:
                 before = self.Q[j : j + i]
-                L[i, :i] = (before * w).sum(1, dtype=torch.float64)
+                L[i, :i] = dots(before, w.expand_as(before))
                 w = orthogonalised(orthogonalised(w[None], before), self.Q[: j + i])[0]
             length = norms(w[None])[0]
             alive = length > least

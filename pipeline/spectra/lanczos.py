@@ -93,20 +93,20 @@ def lanczos(
     for j in range(steps):
         basis[:, j % keep] = q
         w = operator.matmat(q.T).T
-        alpha[:, j] = (w * q).sum(1, dtype=torch.float64)
+        alpha[:, j] = dots(w, q)
         # The first Gram-Schmidt pass needs the last two vectors alone: A q has no others.
-        w = w - alpha[:, j : j + 1].to(w.dtype) * q
+        w = torch.addcmul(w, alpha[:, j : j + 1].to(w.dtype), q, value=-1)
         if j > 0:
-            w = w - beta[:, j - 1 : j].to(w.dtype) * basis[:, (j - 1) % keep]
+            w.addcmul_(beta[:, j - 1 : j].to(w.dtype), basis[:, (j - 1) % keep], value=-1)
         # Row by row: on a CPU a batched product reads memory at half the speed.
-        known = basis[:, : j + 1]
-        w = torch.cat([orthogonalised(v[None], Q) for v, Q in zip(w, known, strict=True)])
+        for v, Q in zip(w.split(1), basis[:, : j + 1], strict=True):
+            v.addmm_(v @ Q.T, Q, alpha=-1)
         beta[:, j] = norms(w)
         # A norm of rounding size is an exhausted space: stop there with zeros, not with noise.
         scale = alpha[:, : j + 1].abs().amax(1) + beta[:, : j + 1].amax(1)
         alive = beta[:, j] > 50 * torch.finfo(operator.dtype).eps * scale
         beta[:, j] = torch.where(alive, beta[:, j], 0.0)
-        q = torch.where(alive[:, None], w / beta[:, j : j + 1].to(w.dtype), 0.0)
+        q = w * torch.where(alive, 1 / beta[:, j], 0.0)[:, None].to(w.dtype)
     length = steps - (beta[:, :-1] == 0).cummax(1)[0].sum(1) if steps > 1 else torch.ones(b)
     return Tridiagonal(
         alpha.cpu().numpy(), beta[:, :-1].cpu().numpy(), basis, w, length.cpu().numpy().astype(int)
@@ -181,15 +181,22 @@ def gaussian(operator: Operator, seed: int) -> torch.Tensor:
 
 
 def norms(rows: torch.Tensor) -> torch.Tensor:
-    """Return the Euclidean norms of rows, summed in float64."""
-    if rows.is_cuda:
-        return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
-    # Half the time that the above takes on a CPU, which sums on one thread.
-    squares = torch.empty(len(rows), dtype=torch.float64)
-    for i, row in enumerate(rows):
-        wide = row.double()
-        squares[i] = wide @ wide
-    return squares.sqrt()
+    """Return the Euclidean norms of rows (k, p), summed in float64."""
+    pieces = [
+        torch.linalg.vector_norm(some, dim=1, dtype=torch.float64) for some in _in_cache(rows)
+    ]
+    return torch.stack(pieces).norm(dim=0)
+
+
+def dots(rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Return the inner products of rows with the ``others`` (k, p), one by one, in float64."""
+    pairs = zip(_in_cache(rows), _in_cache(others), strict=True)
+    return torch.stack([(a * b).sum(1, dtype=torch.float64) for a, b in pairs]).sum(0)
+
+
+def _in_cache(rows: torch.Tensor) -> Sequence[torch.Tensor]:
+    """Return rows in pieces that a CPU's cache holds: of 2 million columns in half the time."""
+    return [rows] if rows.is_cuda else rows.split(COLUMNS, dim=1)
 
 
 def mean_and_error(samples: np.ndarray) -> tuple[float, float]:
