@@ -12,11 +12,9 @@ from pipeline.curvature.memory import GIB
 from pipeline.figures import style
 from pipeline.figures.log_density import LOG_WIDTH
 from pipeline.figures.power_law import Tail, tail_of
+from pipeline.reference.paper_s import PUBLISHED, VGG11_MNIST
 from pipeline.spectra.smoothing import LOG_OFFSET, log_density
 
-# Exponents of the density of H's eigenvalues (S), and the settings that they are of.
-PUBLISHED = {"test": -2.7, "train": -2.2}
-OF = {"dataset": "mnist", "n_per_class": 1351, "norm": "batch", "width": None, "hidden": 4096}
 POINTS = 1024  # of a density that is drawn
 Record = dict[str, Any]  # what results.json holds, or a part of it
 
@@ -38,9 +36,14 @@ def identity_error(found: dict[str, Record]) -> float:
 
 
 def published(found: Record) -> dict[str, float]:
-    """Return S's exponents by split, none where the network or its examples are not S's."""
-    same = all(found["settings"][name] == value for name, value in OF.items())
-    return PUBLISHED if same else {}
+    """Return S's exponents by split, none where network, examples or epochs are not S's."""
+    of = VGG11_MNIST
+    own = {"dataset": of.dataset.source, "norm": of.norm, "test_per_class": 0}  # 0: all
+    own |= {"n_per_class": of.training.n_per_class, "epochs": of.training.epochs}
+    own |= {name: getattr(of.model, name) for name in ("width", "hidden")}
+    if any(found["settings"][name] != value for name, value in own.items()):
+        return {}
+    return {one.at["split"]: one.number for one in PUBLISHED if one.variable == "tail_exponent"}
 
 
 def by_split(found: Record) -> dict[str, dict[str, Record]]:

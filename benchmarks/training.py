@@ -28,10 +28,10 @@ SWITCHES = {
 BATCH, STEPS = 128, 2
 HEAD = """# Training: channels last and bfloat16
 
-`python benchmarks/training.py` writes this page: time of a training step in float32, contiguous,
-over its time with a recipe's `channels_last` and `precision: bfloat16`; above 1 the switch is
-faster. BatchNorm, colour images of 32 x 32, batches of {batch}; {device}; {rounds} rounds in turn,
-medians (range).
+`PYTHONPATH=. .venv/bin/python benchmarks/training.py` writes this page: time of a training step
+in float32, contiguous, over its time with a recipe's `channels_last` and `precision: bfloat16`;
+above 1 the switch is faster. BatchNorm, colour images of 32 x 32, batches of {batch}; {device};
+{rounds} rounds in turn, medians (range).
 
 | network | {names} |
 |---|{rule}|

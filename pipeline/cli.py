@@ -11,9 +11,10 @@ import typer
 
 from pipeline.atomic import FULL, storing
 from pipeline.config import Config
-from pipeline.configfile import read_config, with_default
+from pipeline.configfile import read_config
 from pipeline.cubes.reference import cube_reference
 from pipeline.errors import AnatomyError
+from pipeline.overlay import with_default
 from pipeline.progress import hold_log, say
 from pipeline.tasks import (
     BoundsJob,

@@ -1,7 +1,6 @@
 """Reading a configuration: every refusal at once, each with its place, its value and its cure."""
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
@@ -15,8 +14,8 @@ from pydantic import ValidationError
 from pipeline.catalogue import FIGURES, FOLDER, SHOWN_MATRICES, SOURCES
 from pipeline.config import Config, Dataset
 from pipeline.errors import ConfigError
-from pipeline.fingerprint import PACKAGE
 from pipeline.image_size import IMAGE_SIZE
+from pipeline.overlay import overlaid
 from pipeline.refusals import (
     Place,
     Refusal,
@@ -58,30 +57,9 @@ def load_config(settings: dict[str, Any], files: Sequence[str | Path] = ()) -> C
     raise ConfigError("the configuration is refused\n  " + "\n  ".join(lines))
 
 
-def with_default(files: Sequence[Path]) -> list[Path]:
-    """Return files as Snakemake reads them: over the project's config.yaml, named or not."""
-    default = PACKAGE.parent / "config.yaml"
-    if any(file.resolve() == default.resolve() for file in files):
-        return list(files)
-    return [Path(os.path.relpath(default)), *files]
-
-
 def read_config(files: Sequence[str | Path]) -> Config:
     """Return the configuration of YAML files, merged as Snakemake merges them."""
-    settings: dict[str, Any] = {}
-    for file in files:
-        settings = _merged(settings, yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {})
-    return load_config(settings, files)
-
-
-def _merged(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
-    both = {
-        key: _merged(base[key], value)
-        if isinstance(value, dict) and isinstance(base.get(key), dict)
-        else value
-        for key, value in overlay.items()
-    }
-    return base | both
+    return load_config(overlaid(files), files)
 
 
 def _schema_refusals(error: ValidationError, settings: dict[str, Any]) -> Iterator[Refusal]:

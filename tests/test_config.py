@@ -1,5 +1,6 @@
 import copy
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -303,3 +304,27 @@ def test_a_stage_asks_slurm_for_a_partition_and_for_one_node_of_several_gpus():
     assert resources.train.fixed() == {"gpu": 1, "slurm_partition": "short", "slurm_account": "me"}
     expected = {"gpu": 2, "gpu_model": "h200", "nodes": 1, "slurm_partition": "gpu"}
     assert resources.spectrum.fixed() == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "No such file or directory. Give --configfile"),
+        ("grid: [", "is not YAML"),
+        ("- grid", "holds a list, \"['grid']\". Write settings by their names"),
+    ],
+    ids=["absent", "no YAML", "a list"],
+)
+def test_a_file_without_settings_is_refused_in_words(text, said, tmp_path):
+    file = tmp_path / "bad.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ConfigError) as refused:
+        read_config([file])
+    assert str(file) in str(refused.value)
+    assert said in str(refused.value)
+
+
+def test_the_run_that_the_readme_opens_is_one_of_the_default_experiment():
+    opened = re.search(r'open_run\("results/runs/([^"]+)"\)', (ROOT / "README.md").read_text())
+    assert Run.from_path(opened[1]) in read_config([ROOT / "config.yaml"]).runs()

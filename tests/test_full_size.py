@@ -92,8 +92,10 @@ def test_exponents_of_s_are_those_of_its_network(monkeypatch):
     import full_size_report
 
     own = {"dataset": "mnist", "n_per_class": 1351, "norm": "batch", "width": None, "hidden": 4096}
+    own |= {"test_per_class": 0, "epochs": 200}
     assert full_size_report.published({"settings": own}) == {"test": -2.7, "train": -2.2}
-    for other in ({"dataset": "digits"}, {"n_per_class": 10}, {"norm": "none"}, {"width": 16}):
+    others = ({"dataset": "digits"}, {"n_per_class": 10}, {"norm": "none"}, {"width": 16})
+    for other in (*others, {"test_per_class": 10}, {"epochs": 2}):
         assert full_size_report.published({"settings": own | other}) == {}
 
 

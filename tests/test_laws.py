@@ -23,7 +23,7 @@ from pipeline.models.registry import FAMILIES
 LINES = [
     {"errors", "streams", "public", "progress", "atomic", "catalogue", "runs", "fingerprint"}
     | {"image_size"},
-    {"settings", "stages", "recipes", "config", "refusals", "configfile"}
+    {"settings", "stages", "recipes", "config", "refusals", "overlay", "configfile"}
     | {"device", "frozen", "provenance", "scratch", "prior"},
     {"data_files", "reference", "tasks", "assign", "workload"},
     {"data"},
@@ -73,7 +73,9 @@ def test_spectra_know_only_products():
             assert tops <= {"spectra", "public"}, module
 
 
-@pytest.mark.parametrize("package", [pipeline, pipeline.curvature, pipeline.spectra])
+@pytest.mark.parametrize(
+    "package", [pipeline, pipeline.curvature, pipeline.spectra, pipeline.anatomy]
+)
 def test_public_names_are_handed_on_and_hidden_by_no_module(package):
     folder = Path(package.__file__).parent
     for name in package.__all__:
@@ -85,7 +87,8 @@ def test_public_names_are_handed_on_and_hidden_by_no_module(package):
 
 def test_naming_the_packages_imports_no_torch():
     code = (
-        "import sys, pipeline.curvature, pipeline.spectra, pipeline.cli, pipeline.configfile; "
+        "import sys, pipeline.curvature, pipeline.spectra, pipeline.anatomy, pipeline.cli, "
+        "pipeline.configfile; "
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

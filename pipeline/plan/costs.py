@@ -99,7 +99,11 @@ class Room:
         if self.kept(network, examples) < 1:
             notes += ["linearised chunks may not all fit: what does not is made anew every time"]
         if not self.images(network, examples):
-            notes += ["images are streamed, of ImageNet and folders from a copy in results/data"]
+            size = examples * network.inputs / 1e9  # a byte for each number
+            notes += [
+                "images are streamed: those of ImageNet and folders from decoded copies in "
+                f"<results>/data, which all jobs share, of {size:.3g} GB on disk for these examples"
+            ]
         return tuple(notes)
 
     def images(self, network: NetworkFacts, examples: int) -> float:

@@ -75,7 +75,7 @@ def _memory(config: Config, plan: Plan, tflops: float) -> Table:
     table.add_column("rule")
     for name in ("main memory", "asked", "of each GPU", "longest, h"):
         table.add_column(name, justify="right")
-    table.add_column("most memory in")
+    table.add_column("most memory in", overflow="fold")  # a run's name is read to its end
     for rule, row in plan.rows.items():
         if not row.cost.flop:  # of jobs that compute nothing to speak of, or are unknown
             continue
@@ -126,11 +126,14 @@ def _assumptions(config: Config, plan: Plan, tflops: float, device_gb: float) ->
         ("a tenth for a pass", None),
     )
     unset = ", ".join(text for text, gib in shares if gib is None)
-    yield f"of its device's memory (without a GPU, of mem_mb) a job takes at most {unset}"
+    yield (
+        f"of its device's memory a job takes at most {unset}. Without a GPU that is mem_mb, to "
+        "which a scheduler holds it; with none it is all of the machine's, and jobs keep more"
+    )
     scratch = max(row.cost.scratch for row in plan.rows.values())
     yield (
         "disk holds checkpoints and parts; cubes, figures and logs come on top, and while it runs "
-        f"a job's scratch, of {_size(scratch)} at most"
+        f"a job's scratch, of {_size(scratch) or 'nothing'} at most"
     )
 
 
