@@ -49,6 +49,7 @@ def main(rounds: int, networks: list[str]) -> None:
                 for contestant in _contestants(network, task):
                     record = _one(contestant, network, matrix, task, cache, judged=turn == 0)
                     if record:
+                        record["round"] = turn
                         records[network, matrix, task, contestant].append(record)
                         print(network, matrix, task, contestant, record, flush=True)
             # After each round, so that a long run that is cut short leaves its whole rounds.
@@ -76,10 +77,10 @@ def _one(
 
 
 def _ratios(records, network: str, matrix: str, task: str, peer: str) -> np.ndarray:
-    """Return peer's seconds over ours, round by round."""
-    ours = records[network, matrix, task, "ours"]
+    """Return peer's seconds over ours, of the rounds in which neither failed."""
+    ours = {row["round"]: row["seconds"] for row in records[network, matrix, task, "ours"]}
     theirs = records[network, matrix, task, peer]
-    return np.array([t["seconds"] / o["seconds"] for o, t in zip(ours, theirs, strict=False)])
+    return np.array([t["seconds"] / ours[t["round"]] for t in theirs if t["round"] in ours])
 
 
 def _with_range(ratios: np.ndarray) -> str:

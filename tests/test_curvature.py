@@ -10,6 +10,8 @@ from torch import nn
 from pipeline.curvature import gauss_newton, hessian, residual
 from pipeline.curvature import tangent as tangent_module
 from pipeline.curvature.base import Deflated, Dense
+from pipeline.curvature.problem import FlatNetwork
+from pipeline.curvature.tangent import Linearised
 from pipeline.errors import AnatomyError
 
 CHUNK = 5  # 13 examples: the last chunk holds 3
@@ -114,6 +116,21 @@ def test_networks_that_work_in_place_or_bend_are_right_each_time(kind):
         for _ in range(2):
             assert relative(dense(A), expected) < 1e-12
             assert relative(A @ torch.ones(len(G), dtype=G.dtype), expected.sum(1)) < 1e-12
+
+
+@pytest.mark.parametrize("assigns", [False, True])
+def test_a_map_whose_mutations_are_written_out_is_the_same(assigns):
+    torch.manual_seed(0)
+    network = FlatNetwork(InPlace(assigns).double())
+    inputs, theta = torch.randn(9, 6, dtype=torch.float64), network.theta
+    linearised = Linearised(network.logits, compiled=False)
+    v = torch.randn_like(theta)
+    for _ in range(2):
+        made = linearised.at(theta, inputs, pure=True)
+        value, along = torch.func.jvp(lambda at: network.logits(at, inputs), (theta,), (v,))
+        for _ in range(2):
+            assert relative(made.push(v), along) < 1e-14
+        assert relative(made.value, value) < 1e-14
 
 
 def test_shapes_are_checked(one_problem):

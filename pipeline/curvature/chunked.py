@@ -114,18 +114,50 @@ def _made(
     problem: Problem, keep: Keep, recompute: Callable[[Chunk], Product]
 ) -> tuple[list[Product], int]:
     products: list[Product] = []
-    left, kept = problem.memory, 0
+    left, kept, linear = problem.memory, 0, True
     per_example: float = problem.bytes_per_example
     for chunk in problem.chunks():
         again = recompute(chunk)
-        fits = per_example * len(chunk) <= left
-        piece = _checked(problem, chunk, keep, again) if fits else None
-        products.append(piece.product if piece else again)
+        piece = None
+        if linear and per_example * len(chunk) <= left:
+            piece = _checked(problem, chunk, keep, again)
+            linear = piece is not None
         if piece:
+            per_example = piece.held / len(chunk)  # the guess gives way to the measurement
+        if piece and piece.held <= left:
             left, kept = left - piece.held, kept + 1
-            # The guess gives way to the measurement.
-            per_example = piece.held / len(chunk)
+            products.append(piece.product)
+        else:
+            products.append(again)
+    if products and not kept:
+        _refuse_asymmetric(problem, products[0])
     return products, kept
+
+
+def _refuse_asymmetric(problem: Problem, product: Product) -> None:
+    """Raise AnatomyError where a product that nothing else checks is of no symmetric matrix.
+
+    PyTorch's own second derivative of a fused weight normalisation is none.
+    """
+    u, v = _random(problem, 2)
+    with torch.no_grad():
+        Au, Av = product(u[None])[0], product(v[None])[0]
+    one, other = (float(a.double() @ b.double()) for a, b in ((u, Av), (v, Au)))
+    allowed = rounding(u.device, u.dtype) ** 0.5 * float(Av.double().norm())
+    if abs(one - other) > allowed:
+        raise AnatomyError(
+            f"the network's second derivatives, as PyTorch makes them, are no symmetric matrix: "
+            f"u^T A v is {one:.6g} and v^T A u {other:.6g}. Write what PyTorch fuses, such as "
+            "weight_norm, as plain tensor operations"
+        )
+
+
+def _random(problem: Problem, count: int) -> torch.Tensor:
+    """Return ``count`` normal vectors (count, p), the same at every call."""
+    theta = problem.network.theta
+    generator = torch.Generator().manual_seed(0)
+    made = torch.randn(count, len(theta), generator=generator, dtype=theta.dtype)
+    return made.to(theta.device)
 
 
 def _checked(problem: Problem, chunk: Chunk, keep: Keep, again: Product) -> Kept | None:
@@ -133,12 +165,10 @@ def _checked(problem: Problem, chunk: Chunk, keep: Keep, again: Product) -> Kept
 
     A network that works in place can give a linearisation that is wrong, or wrong the second time.
     """
-    theta = problem.network.theta
-    generator = torch.Generator().manual_seed(0)
-    v = torch.randn(1, len(theta), generator=generator, dtype=theta.dtype).to(theta.device)
+    v = _random(problem, 1)
     with torch.no_grad():
         expected = again(v)
-        allowed = rounding(theta.device, theta.dtype) ** 0.5 * expected.norm()
+        allowed = rounding(v.device, v.dtype) ** 0.5 * expected.norm()
         for pure in (False, True):
             try:
                 piece = keep(chunk, pure)

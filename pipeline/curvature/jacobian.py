@@ -5,15 +5,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch.func import jvp, vjp
+from torch.func import vjp
 
-from pipeline.curvature.memory import activation_bytes
+from pipeline.curvature.memory import saved_bytes
 from pipeline.curvature.problem import Chunk, Problem
-from pipeline.curvature.tangent import Linearised, Map, one_by_one, several
-
-# Channels of a convolution from which several vectors at once gain nothing on a CPU: a product with
-# LeNet5's G is 10 % faster so, with ResNet18's no faster, with VGG11's a quarter slower.
-WIDE = 64
+from pipeline.curvature.tangent import Linearised, Map, along, several, there_anyway
 
 
 @dataclass(frozen=True)
@@ -42,10 +38,10 @@ def kept_jacobians(problem: Problem) -> Callable[[Chunk, bool], Jacobian]:
 def _kept(problem: Problem, linearised: Linearised, chunk: Chunk, pure: bool) -> Jacobian:
     theta, inputs = problem.network.theta, chunk.inputs
     tangent = linearised.at(theta, inputs, pure=pure)
-    _, pull = vjp(lambda at: problem.network.logits(at, inputs), theta)
-    saved = activation_bytes(problem.network.module, inputs)  # by autograd, for J^T
-    alone = theta.device.type == "cpu" and problem.network.channels >= WIDE
-    of_rows = one_by_one if alone else several
+    logits = partial(_logits, problem, inputs)
+    _, pull = vjp(logits, theta)
+    saved = saved_bytes(logits, theta, there_anyway([inputs]))
+    of_rows = partial(several, alone=problem.alone)
     return Jacobian(
         push=partial(of_rows, tangent.push),
         pull=partial(of_rows, lambda u: pull(u)[0]),
@@ -64,7 +60,7 @@ def recomputed_jacobian(problem: Problem, chunk: Chunk) -> Jacobian:
 
     def push(rows: torch.Tensor) -> torch.Tensor:
         of = logits()
-        return several(lambda v: jvp(of, (theta,), (v,))[1], rows)
+        return several(lambda v: along(of, theta, v)[1], rows)
 
     def pull(rows: torch.Tensor) -> torch.Tensor:
         back = vjp(logits(), theta)[1]

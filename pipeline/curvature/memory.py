@@ -1,7 +1,10 @@
 """What linearised chunks hold, and what they may hold."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from pipeline.device import all_memory
 
@@ -11,6 +14,8 @@ SHARE_FOR_CHUNKS = 0.25
 SHARE_FOR_BASIS = 0.25
 SHARE_FOR_PASS = 0.1
 GIB = 2**30
+
+Map = Callable[[torch.Tensor], torch.Tensor]
 
 
 def budget(memory_gb: float | None, device: torch.device) -> int:
@@ -33,7 +38,7 @@ def pass_budget(device: torch.device) -> int:
 
 
 def activation_bytes(network: nn.Module, inputs: torch.Tensor) -> int:
-    """Return the bytes of all layers' outputs for ``inputs``: a guess before anything is kept."""
+    """Return the bytes of all layers' outputs for ``inputs``, of what is not a layer's nothing."""
     sizes: list[int] = []
 
     def count(_layer: nn.Module, _inputs: object, output: object) -> None:
@@ -48,3 +53,21 @@ def activation_bytes(network: nn.Module, inputs: torch.Tensor) -> int:
         for hook in hooks:
             hook.remove()
     return sum(sizes)
+
+
+def saved_bytes(function: Map, at: torch.Tensor, others: Sequence[torch.Tensor]) -> int:
+    """Return the bytes that autograd keeps for a gradient of ``function`` ``at`` a point.
+
+    The point itself and ``others``, which are there anyway, count nothing.
+    """
+    saved: list[torch.Tensor] = []  # held, so that no address is taken twice
+
+    def count(tensor: torch.Tensor) -> None:
+        saved.append(tensor.detach())
+
+    with torch.enable_grad(), saved_tensors_hooks(count, lambda _: None):
+        function(at.detach().requires_grad_())
+    known = {tensor.untyped_storage().data_ptr() for tensor in (at, *others)}
+    storages = [tensor.untyped_storage() for tensor in saved]
+    sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
+    return sum(size for address, size in sizes.items() if address not in known)

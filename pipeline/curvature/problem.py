@@ -11,12 +11,15 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.modules.conv import _ConvNd
 
+from pipeline.curvature.attention import plain_attention
 from pipeline.curvature.loss import label_mask, relative_logits
-from pipeline.curvature.memory import activation_bytes, budget, pass_budget
+from pipeline.curvature.memory import activation_bytes, budget, pass_budget, saved_bytes
 from pipeline.curvature.parallel import least_over_ranks, own_share
+from pipeline.curvature.tangent import load_forward_mode
 from pipeline.data.streamed import Inputs, part
 from pipeline.device import one_precision
 from pipeline.errors import AnatomyError
+from pipeline.progress import say
 
 
 class HasExamples(Protocol):
@@ -29,6 +32,10 @@ class HasExamples(Protocol):
 # Bytes that a linearised chunk holds, and that a vector's pass over it takes, in bytes of its
 # layers' outputs, at most: LeNet5's chunks hold 1.8, DenseNet40's 2.3.
 GUESS = 6
+
+# Channels of a convolution from which several vectors at once gain nothing on a CPU: a product with
+# LeNet5's G is 10 % faster so, with ResNet18's no faster, with VGG11's G and Hess a quarter slower.
+WIDE = 64
 
 # Vectors that share a pass where nobody says: 5 to 15 % faster than one by one on F-200^2 and
 # LeNet5 on a CPU, more on smaller networks.
@@ -92,7 +99,9 @@ class FlatNetwork:
 
     def logits_of(self, pieces: Sequence[torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
         """Return the logits (N, C) at the parameters ``pieces``."""
-        return functional_call(self.module, dict(zip(self._names, pieces, strict=True)), (inputs,))
+        named = dict(zip(self._names, pieces, strict=True))
+        with plain_attention():
+            return functional_call(self.module, named, (inputs,))
 
 
 @dataclass(frozen=True)
@@ -153,15 +162,19 @@ class Problem:
         self.labels = own_share(labels).to(theta.device)
         self.memory = budget(memory_gb, theta.device)
         self.compiled = compiled
-        self.bytes_per_example = GUESS * activation_bytes(
-            self.network.module, inputs[:1].to(theta.device, theta.dtype)
-        )
+        load_forward_mode()
+        self.bytes_per_example = self._guess(inputs[:1].to(theta.device, theta.dtype))
         # What a pass takes beside the kept chunks is bounded too, a chunk's vectors first.
         at_once = max(1, pass_budget(theta.device) // max(1, self.bytes_per_example))
         self.chunk = min(chunk, at_once)
         share = min(self.chunk, max(1, len(self.labels)))
         fit = max(1, min(vectors or VECTORS, at_once // share))
         self.vectors = least_over_ranks(fit, theta.device)  # all ranks meet as often
+
+    @property
+    def alone(self) -> bool:
+        """Whether several vectors are multiplied one by one."""
+        return self.network.theta.device.type == "cpu" and self.network.channels >= WIDE
 
     @property
     def about(self) -> dict[str, Any]:
@@ -209,6 +222,7 @@ class Problem:
             mask = label_mask(self.labels[start : start + self.chunk], self.classes)
             exact = self.exact_relative(inputs, mask)
             if exact is None:
+                say("float64 logits cannot be had: those of a fitted network stay as rounded")
                 return zero
             rounded = relative_logits(self.network.logits(theta, inputs), mask)
             found.append((exact - rounded.double()).to(theta.dtype))
@@ -223,12 +237,22 @@ class Problem:
         """Return z - z_y (n, C) in float64, None where the network insists on a type of its own."""
         size = IN_CACHE if inputs.device.type == "cpu" else max(1, len(inputs))
         try:
-            logits = torch.cat([self._double(some.double()) for some in inputs.split(size)])
+            with plain_attention():
+                logits = torch.cat([self._double(some.double()) for some in inputs.split(size)])
             return relative_logits(logits, mask)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError:
             return None
+
+    def _guess(self, example: torch.Tensor) -> int:
+        """Return the bytes that an example takes, before any is measured.
+
+        What a network does beside its layers, its own attention say, autograd's savings tell.
+        """
+        network = self.network
+        saved = saved_bytes(lambda at: network.logits(at, example), network.theta, [example])
+        return GUESS * max(activation_bytes(network.module, example), saved)
 
     def _check_logits(self, example: torch.Tensor, labels: torch.Tensor) -> int:
         logits = self.network.logits(self.network.theta, example)

@@ -5,13 +5,13 @@ from typing import Unpack
 
 import torch
 from torch import nn
-from torch.func import jvp, vjp
+from torch.func import vjp
 
 from pipeline.curvature.chunked import ChunkSum, Kept, Product, chunk_products
 from pipeline.curvature.jacobian import Jacobian, kept_jacobians
 from pipeline.curvature.loss import likeliest, loss_hessian_product
 from pipeline.curvature.problem import Chunk, Data, Options, Problem
-from pipeline.curvature.tangent import several
+from pipeline.curvature.tangent import along, several
 
 
 def gauss_newton(model: nn.Module, data: Data, **options: Unpack[Options]) -> ChunkSum:
@@ -57,7 +57,7 @@ def recomputed_gauss_newton(problem: Problem, chunk: Chunk) -> Product:
             def logits_of(inner: torch.Tensor) -> torch.Tensor:
                 return problem.network.logits(inner, inputs)
 
-            logits, u = jvp(logits_of, (parameters,), (v,))
+            logits, u = along(logits_of, parameters, v)
             return logits, u.detach()
 
         logits, pull, u = vjp(both, theta, has_aux=True)

@@ -47,7 +47,7 @@ def tangent_of_gradient(problem: Problem, *, fixed_residual: bool) -> ChunkSum:
     def keep(chunk: Chunk, pure: bool) -> Kept:
         fixed = _fixed(problem, chunk, fixed_residual)
         tangent = linearised.at(theta, chunk.inputs, *fixed, pure=pure)
-        return Kept(partial(several, tangent.push), tangent.held)
+        return Kept(partial(several, tangent.push, alone=problem.alone), tangent.held)
 
     @cache  # asked within ``chunk_products``, which goes on with less where memory runs out
     def forward() -> bool:
@@ -87,7 +87,9 @@ def _forward_is_better(problem: Problem, fixed_residual: bool) -> bool:
             fixed = (example.inputs, *_fixed(problem, example, fixed_residual))
             function = _gradient_map(problem, fixed_residual)
             jvp(lambda at: function(at, *fixed), (theta,), (theta,))
-    except NotImplementedError:
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:  # NotImplementedError is one; a function of the user's own is another
         return False
     return True
 

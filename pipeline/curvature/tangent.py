@@ -3,11 +3,11 @@
 import warnings
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import fx
-from torch.func import functionalize, jvp, vmap
+from torch.func import functionalize, jvp, vjp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
 aten = torch.ops.aten
@@ -56,7 +56,7 @@ class Linearised:
             return self._traced[key].at(theta, fixed)
         except torch.OutOfMemoryError:
             raise
-        except (NotImplementedError, RuntimeError) as error:
+        except RuntimeError as error:  # NotImplementedError is one
             raise NotLinearisedError(str(error)) from error
 
     def _graph(
@@ -69,11 +69,8 @@ class Linearised:
         ) -> tuple[torch.Tensor, torch.Tensor]:
             return jvp(lambda at: self._function(at, *fixed), (theta,), (v,))
 
-        with warnings.catch_warnings():
-            # A call that PyTorch makes itself, when forward mode is first used.
-            warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
-            traced = make_fx(functionalize(both) if pure else both)
-            return traced(theta, torch.zeros_like(theta), *fixed)
+        traced = make_fx(functionalize(both) if pure else both)
+        return traced(theta, torch.zeros_like(theta), *fixed)
 
 
 class _Traced:
@@ -109,9 +106,7 @@ class _Traced:
             self._seconds[zeros] = self._second_list(zeros)
         push, read = self._seconds[zeros]
         constants = [constants[place] for place in read]
-        # The parameters, and parts of what others hold, are there anyway.
-        parts = [x for x in fixed if x.untyped_storage().nbytes() > x.nbytes]
-        known = {tensor.untyped_storage().data_ptr() for tensor in (theta, *parts)}
+        known = {tensor.untyped_storage().data_ptr() for tensor in (theta, *there_anyway(fixed))}
         return Tangent(value, partial(_push, push, constants), _held_bytes(constants, known))
 
     def _second_list(self, zeros: tuple[int, ...]) -> tuple[Map, list[int]]:
@@ -147,14 +142,39 @@ class _Traced:
         return (torch.compile(push) if self._compiled else push), read
 
 
-def several(product: Map, rows: torch.Tensor) -> torch.Tensor:
-    """Return ``product`` (p,) -> (p,) of each of ``rows`` (k, p), in one pass over the data."""
-    return product(rows[0])[None] if len(rows) == 1 else vmap(product)(rows)
+def several(product: Map, rows: torch.Tensor, *, alone: bool = False) -> torch.Tensor:
+    """Return ``product`` (p,) -> (p,) of each of ``rows`` (k, p).
+
+    They share one pass over the data, or have one each where they go ``alone``.
+    """
+    if len(rows) == 1:
+        return product(rows[0])[None]
+    return torch.stack([product(v) for v in rows]) if alone else vmap(product)(rows)
 
 
-def one_by_one(product: Map, rows: torch.Tensor) -> torch.Tensor:
-    """Return the same, in a pass over the data for each."""
-    return product(rows[0])[None] if len(rows) == 1 else torch.stack([product(v) for v in rows])
+def along(function: Map, theta: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ``function`` at ``theta`` and its derivative along ``v``.
+
+    Where PyTorch has no forward derivative it is that of u -> J^T u, pulled back by v.
+    """
+    try:
+        return jvp(function, (theta,), (v,))
+    except NotImplementedError:
+        value, pull = vjp(function, theta)
+        return value, vjp(lambda u: pull(u)[0], torch.zeros_like(value))[1](v)[0]
+
+
+def there_anyway(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Return those that are parts of what others hold."""
+    return [x for x in tensors if x.untyped_storage().nbytes() > x.nbytes]
+
+
+@cache
+def load_forward_mode() -> None:
+    """Let PyTorch load its forward mode, which then warns of a call that it makes itself."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
+        jvp(torch.sin, (torch.zeros(1),), (torch.ones(1),))
 
 
 def _push(
