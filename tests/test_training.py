@@ -55,6 +55,7 @@ def test_a_run_leaves_checkpoints_history_and_record(tmp_path):
     assert math.isnan(float(history[0]["lr"]))
     record = json.loads((folder / "run.json").read_text())
     assert record["provenance"]["settings"]["recipe"]["lr"] == 0.05
+    assert record["tables"] == {"history.csv": sha256(folder / "history.csv")}
     assert record["provenance"]["versions"]["torch"] == torch.__version__.split("+")[0]
     assert not list(folder.glob(".*"))
     run = open_run(folder)
