@@ -1,4 +1,5 @@
 import json
+import os
 import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -343,6 +344,26 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
         write_and_fail()
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     assert target.read_text() == "old"
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    steps = []
+
+    def told(name, inode_of):
+        original = getattr(os, name)
+
+        def call(*arguments):
+            steps.append((name, inode_of(arguments[0]).st_ino))
+            return original(*arguments)
+
+        monkeypatch.setattr(os, name, call)
+
+    told("fsync", os.fstat)
+    told("replace", os.stat)
+    with replacing(tmp_path / "file") as staged:
+        staged.write_text("new")
+    inode = (tmp_path / "file").stat().st_ino
+    assert steps == [("fsync", inode), ("replace", inode)]
 
 
 def test_equal_cubes_give_equal_bytes(tmp_path):
