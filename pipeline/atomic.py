@@ -39,6 +39,10 @@ def replacing(target: Path) -> Iterator[Path]:
             yield staged
             if staged.is_dir():
                 remove(target)
+            else:
+                # Where the machine fails, an unsynced file may have its name before its bytes.
+                with staged.open("rb") as file:
+                    os.fsync(file.fileno())
             os.replace(staged, target)
             for left in target.parent.glob(f".{target.name}.*.partial*"):
                 remove(left)  # by a writer that was killed

@@ -1,4 +1,5 @@
 import json
+import os
 import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -235,7 +236,15 @@ def history(root, run, lines, **recipe):
     header = "epoch,train_loss,train_accuracy,test_loss,test_accuracy,lr,weight_norm,diverged\n"
     (folder / "history.csv").write_text(header + "".join(lines))
     settings = {"dataset": {"source": run.dataset}, "model": {}, "recipe": {"lr": 0.1} | recipe}
-    record = {"provenance": {"device": "cpu", "settings": settings}}
+    record = {"provenance": {"device": "cpu", "settings": settings}, "checkpoints": {}}
+    (folder / "run.json").write_text(json.dumps(record))
+    tell(folder)
+
+
+def tell(folder):
+    """Have the record of a run tell of the tables that are there."""
+    record = json.loads((folder / "run.json").read_text())
+    record["tables"] = {file.name: sha256(file) for file in folder.glob("*.csv")}
     (folder / "run.json").write_text(json.dumps(record))
 
 
@@ -251,7 +260,7 @@ def cube_job(root):
 
 def test_the_training_cube_remembers_divergence(tmp_path):
     history(tmp_path, RUNS[0], [f"{e},1.5,0.5,1.6,0.4,0.1,3.0,0\n" for e in range(4)])
-    history(tmp_path, RUNS[1], ["0,1,1,1,1,,2,0\n", "1,nan,0.1,nan,0.1,0.1,,1\n"])
+    history(tmp_path, RUNS[1], ["0,1,1,1,1,nan,2,0\n", "1,nan,0.1,nan,0.1,0.1,nan,1\n"])
     gathered = training_cube(cube_job(tmp_path))
     assert len(gathered.files) == 4
     assert gathered.devices == {"cpu"}
@@ -263,8 +272,8 @@ def test_the_training_cube_remembers_divergence(tmp_path):
 
 
 def test_runs_trained_with_different_settings_are_not_mixed(tmp_path):
-    history(tmp_path, RUNS[0], ["0,1,1,1,1,,2,0\n"])
-    history(tmp_path, RUNS[1], ["0,1,1,1,1,,2,0\n"], lr=0.2)
+    history(tmp_path, RUNS[0], ["0,1,1,1,1,nan,2,0\n"])
+    history(tmp_path, RUNS[1], ["0,1,1,1,1,nan,2,0\n"], lr=0.2)
     job = cube_job(tmp_path)
     with pytest.raises(ArtifactError, match=r"settings of recipes.sgd .*\n.*seed\d/run.json$"):
         training_cube(job)
@@ -273,6 +282,7 @@ def test_runs_trained_with_different_settings_are_not_mixed(tmp_path):
         (run_folder(tmp_path, run) / "sweep.csv").write_text(
             "lr,test_error,test_loss,diverged,selected\n0.1,1,1,0,1\n"
         )
+        tell(run_folder(tmp_path, run))
     swept = job.model_copy(update={"sweeps": ("sgd",)})
     assert training_cube(swept).devices == {"cpu"}
     record = run_folder(tmp_path, RUNS[1]) / "run.json"
@@ -282,8 +292,42 @@ def test_runs_trained_with_different_settings_are_not_mixed(tmp_path):
 
 
 def test_a_missing_history_is_named(tmp_path):
-    history(tmp_path, RUNS[0], ["0,1,1,1,1,,2,0\n"])
+    history(tmp_path, RUNS[0], ["0,1,1,1,1,nan,2,0\n"])
     with pytest.raises(ArtifactError, match=r"seed1/run.json is missing"):
+        training_cube(cube_job(tmp_path))
+
+
+CUTS = {
+    "nine bytes": lambda text: text[:-9],
+    "the last line": lambda text: "".join(text.splitlines(keepends=True)[:-1]),
+    "all but the header": lambda text: text.splitlines(keepends=True)[0],
+}
+
+
+@pytest.mark.parametrize("name", ["history.csv", "sweep.csv"])
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_cut_table_is_named(tmp_path, name, cut):
+    for run in RUNS[:2]:
+        history(tmp_path, run, [f"{e},1.5,0.5,1.6,0.4,0.1,3.0,0\n" for e in range(3)])
+        (run_folder(tmp_path, run) / "sweep.csv").write_text(
+            "lr,test_error,test_loss,diverged,selected\n0.1,0.5,1.5,0,1\n0.2,0.6,1.6,0,0\n"
+        )
+        tell(run_folder(tmp_path, run))
+    job = cube_job(tmp_path).model_copy(update={"sweeps": ("sgd",)})
+    training_cube(job)
+    file = run_folder(tmp_path, RUNS[1]) / name
+    file.write_text(CUTS[cut](file.read_text()))
+    refusal = rf"seed1/{name} is not the file that run.json .*Delete .*seed1/run.json, and snake"
+    with pytest.raises(ArtifactError, match=refusal):
+        training_cube(job)
+
+
+def test_a_record_of_an_older_version_is_named(tmp_path):
+    for run in RUNS[:2]:
+        history(tmp_path, run, ["0,1,1,1,1,nan,2,0\n"])
+    record = run_folder(tmp_path, RUNS[1]) / "run.json"
+    record.write_text(record.read_text().replace('"tables"', '"others"'))
+    with pytest.raises(ArtifactError, match=r"seed1/run.json is corrupt \(it lacks tables\)"):
         training_cube(cube_job(tmp_path))
 
 
@@ -300,6 +344,26 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
         write_and_fail()
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     assert target.read_text() == "old"
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    steps = []
+
+    def told(name, inode_of):
+        original = getattr(os, name)
+
+        def call(*arguments):
+            steps.append((name, inode_of(arguments[0]).st_ino))
+            return original(*arguments)
+
+        monkeypatch.setattr(os, name, call)
+
+    told("fsync", os.fstat)
+    told("replace", os.stat)
+    with replacing(tmp_path / "file") as staged:
+        staged.write_text("new")
+    inode = (tmp_path / "file").stat().st_ino
+    assert steps == [("fsync", inode), ("replace", inode)]
 
 
 def test_equal_cubes_give_equal_bytes(tmp_path):

@@ -265,6 +265,15 @@ def test_a_killed_optimisation_ends_where_an_uninterrupted_one_ends(method, tmp_
     assert sampled_errors(task(method), whole) == sampled_errors(task(method), resumed)
 
 
+def test_a_state_that_is_not_whole_is_begun_anew(tmp_path, capsys):
+    whole = optimised(task("base"), tmp_path / "state", save_every=1e9)
+    (tmp_path / "state").write_bytes(b"")
+    again = optimised(task("base"), tmp_path / "state", save_every=1e9)
+    assert "state, left in scratch, is not whole" in capsys.readouterr().err
+    for key, tensor in whole.state().items():
+        assert torch.equal(again.state()[key], tensor), key
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_bound_is_above_the_error_on_held_out_data(method, tmp_path):
     settings = Bounds(epochs=40, lr=0.02, batch=50, samples=400)

@@ -1,11 +1,16 @@
 """Products written down: a rerun takes them from there, bit for bit, and trusts nothing damaged."""
 
+import errno
+import io
+import os
+
 import pytest
 import torch
 
 from pipeline.curvature import recorded as module
 from pipeline.curvature.base import Dense
 from pipeline.curvature.recorded import Recorded
+from pipeline.errors import StorageError
 from pipeline.spectra import lanczos_quadrature, top_eigenpairs
 
 
@@ -79,6 +84,31 @@ def test_records_of_another_input_are_not_taken(matrix, tmp_path, capsys):
     v = torch.ones(120, 1)
     assert torch.equal(operator.matmat(v), matrix @ v)
     assert "of another input" in capsys.readouterr().err
+
+
+class Full(io.BytesIO):
+    """A file on a full disk."""
+
+    def write(self, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_is_said_of_the_record_and_a_rerun_goes_on(matrix, tmp_path, monkeypatch):
+    expected, count = both(Counted(matrix)), 0
+    opened = Recorded._opened
+
+    def third_fails(self):
+        nonlocal count
+        count += 1
+        return Full() if count == 3 else opened(self)
+
+    monkeypatch.setattr(Recorded, "_opened", third_fails)
+    refusal = r"products-0 cannot be written: No space left on device\. Free some space"
+    with pytest.raises(StorageError, match=refusal):
+        both(Recorded(Counted(matrix), tmp_path / "products"))
+    again = Recorded(Counted(matrix), tmp_path / "products")
+    assert len(again.places) == 2
+    assert same(both(again), expected)
 
 
 def test_quick_products_are_not_written(matrix, tmp_path, monkeypatch):

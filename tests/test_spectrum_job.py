@@ -204,6 +204,27 @@ def test_an_interrupted_job_keeps_its_finished_parts(trained, monkeypatch):
     assert {place: sha256(path) for place, path in parts(trained).items()} == whole
 
 
+HARMS = {
+    "emptied": lambda data: b"",
+    "cut": lambda data: data[:-9],
+    "lost a block": lambda data: data[: len(data) // 2] + bytes(512) + data[len(data) // 2 + 512 :],
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_part_in_scratch_that_is_not_whole_is_made_anew(trained, capsys, harm):
+    job, file = only("G"), parts(trained)[30, "train"]
+    write(trained, job, (30,))
+    whole = file.read_bytes()
+    waiting = scratch_path(file.parent, job) / f"{open_run(trained, 30).checksum[:16]}.zarr.zip"
+    waiting.parent.mkdir()
+    waiting.write_bytes(HARMS[harm](whole))
+    file.unlink()
+    write(trained, job, (30,))
+    assert file.read_bytes() == whole
+    assert f"{waiting}, left in scratch, is not whole" in capsys.readouterr().err
+
+
 def test_parts_made_one_by_one_are_those_made_together(trained):
     write(trained, only("G"))
     together = {place: sha256(path) for place, path in parts(trained).items()}

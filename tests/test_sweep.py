@@ -67,6 +67,8 @@ def test_the_best_final_test_error_is_chosen_whole(tmp_path):
         assert sha256(checkpoint_path(folder, epoch)) == sha256(checkpoint_path(best, epoch))
     record = json.loads((folder / "run.json").read_text())
     assert record["selection"]["lr"] == 0.1
+    tables = {name: sha256(folder / name) for name in ("history.csv", "sweep.csv")}
+    assert record["tables"] == tables
     run = open_run(folder)
     assert run.spec.recipe == "sgd"
     weights = zip(run.model.parameters(), open_run(best).model.parameters(), strict=True)
@@ -81,6 +83,9 @@ def test_of_equal_errors_the_lower_loss_wins(tmp_path):
         columns, last = text[0].split(","), text[-1].split(",")
         last[columns.index("test_accuracy")] = "0.5"
         (path / "history.csv").write_text("\n".join([*text[:-1], ",".join(last)]))
+        record = json.loads((path / "run.json").read_text())
+        record["tables"] = {"history.csv": sha256(path / "history.csv")}
+        (path / "run.json").write_text(json.dumps(record))
         losses[name] = float(last[columns.index("test_loss")])
     select_run(folder, job)
     chosen = next(row["recipe"] for row in table(folder) if row["selected"] == "1")
@@ -101,12 +106,18 @@ def test_a_rate_is_the_recipes_where_no_epoch_tells_it(tmp_path):
     assert json.loads((folder / "run.json").read_text())["selection"]["lr"] == 0.05
 
 
-def test_a_corrupt_history_is_named(tmp_path):
-    folder, folders, job = swept(tmp_path, (0.05, 0.1))
-    (folders["sgd+lr0.1"] / "history.csv").write_text("epoch\n1\n")
-    with pytest.raises(ArtifactError, match=r"sgd\+lr0.1/.*history.csv is corrupt"):
-        select_run(folder, job)
-    assert not (folder / "run.json").exists()
+def test_a_candidates_cut_history_is_named(tmp_path):
+    folder, folders, job = swept(tmp_path, (1e-4, 0.1))
+    history = folders["sgd+lr0.1"] / "history.csv"  # of the best
+    whole = history.read_text()
+    lines = whole.splitlines(keepends=True)
+    for cut in (whole[:-9], "".join(lines[:-1]), lines[0], "epoch\n1\n"):
+        history.write_text(cut)
+        with pytest.raises(ArtifactError, match=r"\+lr0.1/.*history.csv is not .*Delete .*lr0.1/"):
+            select_run(folder, job)
+        assert not (folder / "run.json").exists()
+    history.write_text(whole)
+    select_run(folder, job)
 
 
 def test_a_candidates_files_are_those_of_its_record(tmp_path):

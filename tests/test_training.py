@@ -18,6 +18,7 @@ from pipeline.errors import AnatomyError, ArtifactError
 from pipeline.jobs.train import train_run
 from pipeline.recipes import Recipe
 from pipeline.runs import checkpoint_path
+from pipeline.scratch import scratch_path
 from pipeline.stages import Compute
 from pipeline.training.schedule import learning_rate
 
@@ -55,6 +56,7 @@ def test_a_run_leaves_checkpoints_history_and_record(tmp_path):
     assert math.isnan(float(history[0]["lr"]))
     record = json.loads((folder / "run.json").read_text())
     assert record["provenance"]["settings"]["recipe"]["lr"] == 0.05
+    assert record["tables"] == {"history.csv": sha256(folder / "history.csv")}
     assert record["provenance"]["versions"]["torch"] == torch.__version__.split("+")[0]
     assert not list(folder.glob(".*"))
     run = open_run(folder)
@@ -97,6 +99,31 @@ def test_a_killed_training_ends_as_if_never_stopped(tmp_path):
     assert sorted(set(epochs_seen)) == epochs_seen
     finished = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=True)
     assert f"going on after epoch {epochs_seen[-1]}" in finished.stderr
+    assert products(broken) == products(whole)
+
+
+@pytest.mark.parametrize("name", ["state.safetensors", "checkpoints/epoch3.safetensors"])
+@pytest.mark.parametrize("left", [0, 400])
+def test_what_is_not_whole_in_scratch_is_not_gone_on_from(
+    tmp_path, monkeypatch, capsys, name, left
+):
+    job = job_of(Recipe(lr=0.05, batch=16, epochs=6, checkpoints=(0, 3, 6)))
+    whole, broken = folder_of(tmp_path / "whole"), folder_of(tmp_path / "broken")
+    train_run(whole, job, save_every=1e9)
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pipeline.jobs.train._publish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_run(broken, job, save_every=0)
+    file = scratch_path(broken, job) / name
+    file.write_bytes(file.read_bytes()[:left])
+    train_run(broken, job, save_every=1e9)
+    said = capsys.readouterr().err
+    assert "state.safetensors, left in scratch, is not whole" in said
+    assert "going on" not in said
     assert products(broken) == products(whole)
 
 

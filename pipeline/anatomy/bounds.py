@@ -22,7 +22,7 @@ from pipeline.prior import highest_half_log_lambda
 from pipeline.progress import progress, say
 from pipeline.stages import Bounds
 from pipeline.streams import stream
-from pipeline.training.checkpoint import State, load_state, save_state
+from pipeline.training.checkpoint import State, save_state, waiting_state
 from pipeline.training.loop import evaluate
 from pipeline.training.schedule import learning_rate
 
@@ -113,7 +113,7 @@ def optimised(task: Task, state_file: Path, *, save_every: float) -> Posterior:
     """Return the posterior that minimises loss + sqrt(complexity / 2), by RMSprop.
 
     The state goes to ``state_file`` after an epoch, every ``save_every`` seconds and at the end;
-    where one is found there, the optimisation goes on from it and ends bit for bit the same.
+    where a whole one is found there, the search goes on from it and ends bit for bit the same.
     Raises FloatingPointError where the objective is no longer finite.  Source: D.
     """
     settings = task.settings
@@ -123,8 +123,7 @@ def optimised(task: Task, state_file: Path, *, save_every: float) -> Posterior:
     groups = [{"params": some} for some in posterior.parameter_groups]
     optimiser = torch.optim.RMSprop(groups, settings.lr, alpha=settings.smoothing)
     done, objectives = 0, [math.nan]
-    if state_file.exists():
-        found = load_state(state_file)
+    if found := waiting_state(state_file):
         posterior.restore(found.network)
         optimiser.load_state_dict(found.optimiser)
         done = found.epoch

@@ -1,7 +1,6 @@
 """The training cube, from the histories of all runs and the outcomes of their sweeps."""
 
 import csv
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ import xarray as xr
 from pipeline.cubes.assemble import Gathered, Placed, in_memory
 from pipeline.cubes.mixture import refuse_mixture
 from pipeline.cubes.schema import SCHEMA
-from pipeline.errors import ArtifactError
 from pipeline.runs import SWEEP_FILE, Run, run_folder
 from pipeline.tasks import CubeJob, training_files
+from pipeline.training.record import read_record, refuse_altered
 
 NAMED = ("dataset", "model", "recipe")  # words that stand for settings of the configuration
 
@@ -30,26 +29,30 @@ SWEEP = {
 def training_cube(job: CubeJob) -> Gathered:
     """Return the training cube.
 
-    Raises ArtifactError where a history or record that the grid asks for is missing or corrupt, or
-    where runs of one data set, network or recipe were trained with different settings of it.
+    Raises ArtifactError where a record that the grid asks for is missing or corrupt, where a table
+    is not the one that its record tells of, or where runs of one data set, network or recipe were
+    trained with different settings of it.
     """
     runs = job.runs()
     folders = [run_folder(job.results, run) for run in runs]
-    devices, told = zip(*(_made_by(folder / "run.json") for folder in folders), strict=True)
-    _refuse_mixtures(job, dict(zip(runs, told, strict=True)))
-    histories = [_table(folder / "history.csv", HISTORY, "epoch") for folder in folders]
+    records = [read_record(folder) for folder in folders]
+    made = [record["provenance"] for record in records]
+    told = {run: about["settings"] for run, about in zip(runs, made, strict=True)}
+    _refuse_mixtures(job, told)
+    trained = list(zip(runs, folders, records, strict=True))
+    histories = [
+        _table(folder, record, "history.csv", HISTORY, "epoch") for _, folder, record in trained
+    ]
     epochs = sorted({epoch for history in histories for epoch in history.epoch.values.tolist()})
     histories = [_to_the_end(history, epochs) for history in histories]
-    swept = [
-        (run, path) for run, path in zip(runs, folders, strict=True) if run.recipe in job.sweeps
-    ]
-    sweeps = [_table(path / SWEEP_FILE, SWEEP, "candidate") for _, path in swept]
-    places = [*runs, *(run for run, _ in swept)]
-    parts = [
-        Placed(asdict(run), part) for run, part in zip(places, [*histories, *sweeps], strict=True)
+    parts = [Placed(asdict(run), part) for run, part in zip(runs, histories, strict=True)]
+    parts += [
+        Placed(asdict(run), _table(folder, record, SWEEP_FILE, SWEEP, "candidate"))
+        for run, folder, record in trained
+        if run.recipe in job.sweeps
     ]
     cube = in_memory("training", runs, parts)
-    return replace(cube, files=training_files(job), devices=set(devices))
+    return replace(cube, files=training_files(job), devices={about["device"] for about in made})
 
 
 def _to_the_end(history: xr.Dataset, epochs: list[int]) -> xr.Dataset:
@@ -76,32 +79,20 @@ def _refuse_mixtures(job: CubeJob, told: dict[Run, dict[str, Any]]) -> None:
             refuse_mixture(shared, f"{word}s.{name}")
 
 
-def _made_by(file: Path) -> tuple[str, dict[str, Any]]:
-    """Return the device that a run was trained on, and the settings that its words stand for."""
-    try:
-        about = json.loads(file.read_text(encoding="utf-8"))["provenance"]
-        return about["device"], {word: about["settings"][word] for word in NAMED}
-    except FileNotFoundError as error:
-        raise ArtifactError(f"record {file} is missing. Run snakemake, which makes it") from error
-    except (ValueError, KeyError) as error:
-        raise ArtifactError(
-            f"record {file} is corrupt ({error}). Delete it, and snakemake trains the run anew"
-        ) from error
+def _table(
+    folder: Path, record: dict[str, Any], name: str, columns: dict[str, str], dim: str
+) -> xr.Dataset:
+    """Return the columns of a run's CSV file as variables, along ``dim``: epochs, or rows counted.
 
-
-def _table(file: Path, columns: dict[str, str], dim: str) -> xr.Dataset:
-    """Return the columns of a CSV file as variables, along ``dim``: epochs, or rows counted."""
-    try:
-        with file.open(encoding="utf-8", newline="") as lines:
-            rows = list(csv.DictReader(lines))
-        # An empty cell is a NaN.
-        found = {key: [float(row[name] or "nan") for row in rows] for key, name in columns.items()}
-        labels = [int(row[dim]) if dim == "epoch" else i for i, row in enumerate(rows)]
-    except FileNotFoundError as error:
-        raise ArtifactError(f"history {file} is missing. Run snakemake, which makes it") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(
-            f"history {file} is corrupt ({error}). Delete it, and snakemake trains the run anew"
-        ) from error
-    variables = {key: (dim, np.array(values)) for key, values in found.items()}
+    Raises ArtifactError where it is not the file that the run's record tells of.
+    """
+    file = folder / name
+    refuse_altered(folder, file, record["tables"].get(name))
+    with file.open(encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    labels = [int(row[dim]) if dim == "epoch" else i for i, row in enumerate(rows)]
+    variables = {
+        key: (dim, np.array([float(row[column]) for row in rows]))
+        for key, column in columns.items()
+    }
     return xr.Dataset(variables, coords={dim: labels})

@@ -8,9 +8,11 @@ import struct
 import time
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
+from pipeline.atomic import storing
 from pipeline.curvature.base import LinearOperator
 from pipeline.curvature.parallel import least_over_ranks, ranks
 from pipeline.progress import say
@@ -64,17 +66,19 @@ class Recorded(LinearOperator):
 
     def _append(self, V: torch.Tensor, product: torch.Tensor) -> None:
         end = self.places[-1][3] if self.places else 0
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        with self.file.open("r+b" if self.file.exists() else "w+b") as file:
+        body, given = _bytes(product), _checksum(V)
+        with storing(self.file), self._opened() as file:
             file.truncate(end)
             file.seek(end)
-            body = _bytes(product)
-            given = _checksum(V)
             file.write(HEADER.pack(V.shape[1], given, zlib.crc32(body)))
             file.write(body)
             place = (end + HEADER.size, V.shape[1], given, file.tell())
         self.places.append(place)
         self.served += 1
+
+    def _opened(self) -> BinaryIO:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        return self.file.open("r+b" if self.file.exists() else "w+b")
 
     def _places(self) -> list[tuple[int, int, int, int]]:
         """Return (start, columns, checksum of the input, end) of every whole record."""

@@ -11,12 +11,13 @@ import xarray as xr
 
 from pipeline.api import OpenRun, open_run
 from pipeline.atomic import remove
-from pipeline.cubes.store import attributes, write_part
+from pipeline.cubes.store import attributes, opened_part, write_part
 from pipeline.curvature.base import LinearOperator
 from pipeline.curvature.parallel import from_first_rank, ranks, wait_for_all
 from pipeline.curvature.problem import Options
 from pipeline.curvature.recorded import Recorded
 from pipeline.device import device_name, prepare, within_memory
+from pipeline.errors import ArtifactError
 from pipeline.progress import progress, say
 from pipeline.provenance import provenance
 from pipeline.runs import Part
@@ -53,7 +54,7 @@ def write_parts(
             checksum = open_run(part.folder, part.epoch).checksum[:16]
             scratch = scratch_folder(file.parent, job, first_rank=first)
             staged[file] = stack.enter_context(scratch) / f"{checksum}.zarr.zip"
-        waiting = from_first_rank([file for file in files if not staged[file].exists()])
+        waiting = from_first_rank([f for f in files if not (first and _is_whole(staged[f]))])
         done = len(files) - len(waiting)
         for file in progress(waiting, total=len(files), done=done, label=_label(parts)):
             part = parts[file]
@@ -69,6 +70,19 @@ def write_parts(
             for file in files:
                 os.replace(staged[file], file)
     wait_for_all()
+
+
+def _is_whole(staged: Path) -> bool:
+    """Return whether a finished part waits in scratch; one that is damaged is said and removed."""
+    if not staged.exists():
+        return False
+    try:
+        with opened_part(staged):
+            return True
+    except ArtifactError as error:
+        say(f"{staged}, left in scratch, is not whole ({error.__cause__}): removed, made anew")
+        remove(staged)
+        return False
 
 
 def _label(parts: dict[Path, Part]) -> str:

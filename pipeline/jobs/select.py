@@ -2,20 +2,18 @@
 
 import csv
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
 from pipeline.atomic import replacing, sha256
-from pipeline.errors import ArtifactError
 from pipeline.progress import say
 from pipeline.provenance import provenance
 from pipeline.runs import SWEEP_FILE, Run, checkpoint_path, results_of, run_folder
 from pipeline.scratch import only_maker
 from pipeline.tasks import SelectJob
+from pipeline.training.record import read_record, refuse_altered
 
 
 @dataclass(frozen=True)
@@ -48,63 +46,44 @@ def _select(folder: Path, job: SelectJob) -> None:
     run = Run.from_path(folder)
     results = results_of(folder)
     folders = {name: run_folder(results, replace(run, recipe=name)) for name in job.candidates}
-    records = {name: _record(path) for name, path in folders.items()}
+    records = {name: read_record(path) for name, path in folders.items()}
     candidates = [_candidate(name, path, records[name]) for name, path in folders.items()]
     best = min(candidates, key=lambda one: (one.diverged, one.test_error, one.test_loss))
     say(f"{run.path}: lr {best.lr:g}, test error {best.test_error:.4f}, of {len(candidates)} rates")
     source, record = folders[best.recipe], records[best.recipe]
     for epoch in job.checkpoints:
+        checkpoint = checkpoint_path(source, epoch)
+        refuse_altered(source, checkpoint, record["checkpoints"].get(str(epoch)))
         with replacing(checkpoint_path(folder, epoch)) as staged:
-            copyfile(checkpoint_path(source, epoch), staged)
-            if sha256(staged) != record.get("checkpoints", {}).get(str(epoch)):
-                raise ArtifactError(
-                    f"{checkpoint_path(source, epoch)} is not the file that run.json tells of (its "
-                    f"SHA-256 differs). Delete {source / 'run.json'}, and snakemake trains it anew"
-                )
+            copyfile(checkpoint, staged)
     with replacing(folder / "history.csv") as staged:
         copyfile(source / "history.csv", staged)
     _write_table(folder / SWEEP_FILE, candidates, best)
     about = provenance(
         settings=job.model_dump(mode="json"), code=job.code, device="cpu", seeds={"run": run.seed}
     )
-    selection = {"recipe": best.recipe, "lr": best.lr, "provenance": about}
+    told = {
+        "run": asdict(run),
+        "tables": record["tables"] | {SWEEP_FILE: sha256(folder / SWEEP_FILE)},
+        "selection": {"recipe": best.recipe, "lr": best.lr, "provenance": about},
+    }
     with replacing(folder / "run.json") as staged:
-        text = json.dumps(record | {"run": asdict(run), "selection": selection}, indent=1) + "\n"
-        staged.write_text(text, encoding="utf-8")
-
-
-def _record(folder: Path) -> dict[str, Any]:
-    """Return a candidate's record.  Raises ArtifactError where it is not whole."""
-    with _whole("record", folder / "run.json") as file:
-        return json.loads(file.read_text(encoding="utf-8"))
-
-
-@contextmanager
-def _whole(kind: str, file: Path) -> Iterator[Path]:
-    """Give a file to read; what is not in it raises ArtifactError."""
-    try:
-        yield file
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise ArtifactError(
-            f"{kind} {file} is corrupt ({error}). Delete it, and snakemake trains the run anew"
-        ) from error
+        staged.write_text(json.dumps(record | told, indent=1) + "\n", encoding="utf-8")
 
 
 def _candidate(name: str, folder: Path, record: dict[str, Any]) -> Candidate:
     """Return how a candidate ended.  Raises ArtifactError where its history is not whole."""
-    with _whole("record", folder / "run.json"):
-        rate = float(record["provenance"]["settings"]["recipe"]["lr"])
-    with _whole("history", folder / "history.csv") as file:
-        with file.open(encoding="utf-8", newline="") as lines:
-            rows = list(csv.DictReader(lines))
-        last = rows[-1]
-        return Candidate(
-            recipe=name,
-            lr=rate,
-            test_error=1 - float(last["test_accuracy"]),
-            test_loss=float(last["test_loss"]),
-            diverged=int(last["diverged"]),
-        )
+    history = folder / "history.csv"
+    refuse_altered(folder, history, record["tables"].get(history.name))
+    with history.open(encoding="utf-8", newline="") as lines:
+        last = list(csv.DictReader(lines))[-1]
+    return Candidate(
+        recipe=name,
+        lr=record["provenance"]["settings"]["recipe"]["lr"],
+        test_error=1 - float(last["test_accuracy"]),
+        test_loss=float(last["test_loss"]),
+        diverged=int(last["diverged"]),
+    )
 
 
 def _write_table(file: Path, candidates: list[Candidate], best: Candidate) -> None:

@@ -85,10 +85,11 @@ def _publish(
         with replacing(checkpoint_path(folder, epoch)) as staged:
             copyfile(checkpoint_path(scratch, epoch), staged)
         digests[epoch] = sha256(checkpoint_path(folder, epoch))
-    with replacing(folder / "history.csv") as staged, staged.open("w", newline="") as file:
+    table = folder / "history.csv"
+    with replacing(table) as staged, staged.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(asdict(history[0])), lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in history)
+    told = {"checkpoints": digests, "tables": {table.name: sha256(table)}}
     with replacing(folder / "run.json") as staged:
-        text = json.dumps(record | {"checkpoints": digests}, indent=1) + "\n"
-        staged.write_text(text, encoding="utf-8")
+        staged.write_text(json.dumps(record | told, indent=1) + "\n", encoding="utf-8")

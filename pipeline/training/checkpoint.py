@@ -1,6 +1,7 @@
 """Networks and training states as safetensors files: whole or absent, never pickle."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from pipeline.atomic import replacing
+from pipeline.atomic import remove, replacing
 from pipeline.errors import ArtifactError
+from pipeline.progress import say
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,27 @@ def load_state(path: Path) -> State:
         optimiser={"state": slots, "param_groups": about["groups"]},
         history=[Row(**row) for row in about["history"]],
     )
+
+
+def waiting_state(path: Path, checkpoints: Mapping[int, Path] | None = None) -> State | None:
+    """Return the state that waits in ``path``, None where there is none to go on from.
+
+    It counts with those of ``checkpoints``, by epoch, that were written before it.  Where one of
+    these files cannot be read, that is said and the state removed.
+    """
+    if not path.exists():
+        return None
+    try:
+        state = load_state(path)
+        for epoch, file in (checkpoints or {}).items():
+            if epoch <= state.epoch:
+                _load(file)
+    except (ArtifactError, KeyError, ValueError) as error:
+        told = error.__cause__ or error
+        say(f"{path}, left in scratch, is not whole ({told}): removed, begun anew")
+        remove(path)
+        return None
+    return state
 
 
 def _contiguous(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

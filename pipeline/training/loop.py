@@ -19,10 +19,10 @@ from pipeline.training.augment import augmentation
 from pipeline.training.checkpoint import (
     Row,
     State,
-    load_state,
     save_diverged,
     save_network,
     save_state,
+    waiting_state,
 )
 from pipeline.training.schedule import learning_rate
 
@@ -45,9 +45,9 @@ def train(
 
     The examples are normalised as ``dataset`` says, which augmentation undoes for its transforms.
     Checkpoints go to ``scratch/checkpoints``.  Every ``save_every`` seconds the state goes to
-    ``scratch``; where one is found there, training goes on from it and ends bit for bit where an
-    uninterrupted training ends.  A training whose loss is no longer finite stops: its last row
-    says so, and the checkpoints it did not reach are markers.
+    ``scratch``; where a whole one is found there, training goes on from it and ends bit for bit
+    where an uninterrupted training ends.  A training whose loss is no longer finite stops: its
+    last row says so, and the checkpoints it did not reach are markers.
     """
     network.to(memory_format=layout(recipe))
     augment = augmentation(recipe.augment, dataset)
@@ -58,7 +58,9 @@ def train(
         weight_decay=recipe.weight_decay,
     )
     state_file = scratch / "state.safetensors"
-    history = _resumed(state_file, network, optimiser, label) if state_file.exists() else []
+    saved_networks = {epoch: checkpoint_path(scratch, epoch) for epoch in recipe.checkpoints}
+    state = waiting_state(state_file, saved_networks)
+    history = _resumed(state, network, optimiser, label) if state else []
 
     def finish(epoch: int, lr: float) -> None:
         history.append(_evaluated(network, train_set, test_set, epoch=epoch, lr=lr))
@@ -91,10 +93,9 @@ def train(
 
 
 def _resumed(
-    state_file: Path, network: nn.Module, optimiser: torch.optim.Optimizer, label: str
+    state: State, network: nn.Module, optimiser: torch.optim.Optimizer, label: str
 ) -> list[Row]:
     """Set network and optimiser to a saved state, and return its history."""
-    state = load_state(state_file)
     network.load_state_dict(state.network)
     optimiser.load_state_dict(state.optimiser)
     say(f"{label}: going on after epoch {state.epoch}")
