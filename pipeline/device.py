@@ -171,9 +171,11 @@ def _limit_of_group(root: Path = Path("/")) -> int:
     with suppress(OSError):
         for line in (root / "proc/self/cgroup").read_text().splitlines():
             limits += _limits_of(root / "sys/fs/cgroup", *line.split(":", 2)[1:])
-    # In MiB; 0 asks for all of the node's.
-    with suppress(KeyError, ValueError):
-        limits += [(int(os.environ["SLURM_MEM_PER_NODE"]) or sys.maxsize) * 2**20]
+    # In MiB; 0 asks for all of the node's.  Where Snakemake's plugin keeps Slurm's word from a job,
+    # the rules hand on what it asked for; without Slurm that is no limit.
+    handed = os.environ.get("ANATOMY_MEM_MB", "") if "SLURM_JOB_ID" in os.environ else ""
+    with suppress(ValueError):
+        limits += [(int(os.environ.get("SLURM_MEM_PER_NODE", handed)) or sys.maxsize) * 2**20]
     return min(limits)
 
 

@@ -50,6 +50,17 @@ def test_a_batch_jobs_memory_is_the_least_of_its_groups(
         assert device._limit_of_group(tmp_path) == min(least, bytes_)
 
 
+def test_what_a_slurm_job_asked_for_limits_it_where_slurm_does_not_say(tmp_path, monkeypatch):
+    for name in ("SLURM_JOB_ID", "SLURM_MEM_PER_NODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ANATOMY_MEM_MB", "3")
+    assert device._limit_of_group(tmp_path) == sys.maxsize  # on this machine, without Slurm
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert device._limit_of_group(tmp_path) == 3 * 2**20
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "5")
+    assert device._limit_of_group(tmp_path) == 5 * 2**20
+
+
 def test_processes_share_main_memory_and_images_count_as_they_are_used(monkeypatch):
     cpu, gpu, room = torch.device("cpu"), torch.device("cuda"), device.data_room
     monkeypatch.setattr(device, "_limit_of_group", lambda: 800)

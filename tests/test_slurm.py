@@ -54,12 +54,14 @@ MATRIX = {
     },
 }  # fmt: skip
 # A network that takes half a second an epoch, and no less on any machine.  It writes down which
-# devices its job may use.
+# devices its job may use, and how much memory it takes to be its own.
 PACED = """
 import os
 import time
 from pathlib import Path
+import torch
 from torch import nn
+from pipeline.device import all_memory
 
 class Paced(nn.Sequential):
     def forward(self, x):
@@ -69,7 +71,9 @@ class Paced(nn.Sequential):
 
 def build(in_shape, classes, norm):
     Path("devices").mkdir(exist_ok=True)
-    Path("devices", str(os.getpid())).write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "none"))
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "none")
+    memory = all_memory(torch.device("cpu"))
+    Path("devices", str(os.getpid())).write_text(f"{seen} {memory}")
     return Paced(nn.Flatten(), nn.Linear(in_shape[-1] * in_shape[-2], classes))
 """
 
@@ -207,7 +211,7 @@ def test_the_matrix_gives_what_it_gives_locally(cluster, tmp_path):
     assert drawn == {"training", "overlap", "comparison"}
 
 
-def test_two_gpu_jobs_run_at_once_on_devices_of_their_own(cluster, tmp_path):
+def test_two_gpu_jobs_run_at_once_on_devices_and_memory_of_their_own(cluster, tmp_path):
     asked = {"mem_mb": 1500, "runtime": 10, "gpu": 1, "gpu_model": "h200", "partition": "all"}
     settings = of_paced(60)
     settings["grid"] = [settings["grid"][0] | {"seeds": [0, 1]}]
@@ -225,7 +229,9 @@ def test_two_gpu_jobs_run_at_once_on_devices_of_their_own(cluster, tmp_path):
 
     wait_for(both)
     finish(process)
-    assert {file.read_text() for file in (folder / "devices").iterdir()} == {"0", "1"}
+    own = asked["mem_mb"] * 2**20  # less than the node has: budgets follow what a job asked for
+    found = {file.read_text() for file in (folder / "devices").iterdir()}
+    assert found == {f"{device} {own}" for device in (0, 1)}
 
 
 @pytest.mark.slurm
