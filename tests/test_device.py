@@ -118,6 +118,26 @@ def test_each_of_several_processes_takes_its_own_gpu(monkeypatch):
     assert chosen == [torch.device("cuda:1"), "nccl"]
 
 
+@pytest.mark.parametrize("given", ["0", "1,0", "GPU-8932f937", "MIG-7"])
+def test_a_gpu_that_was_given_and_is_not_seen_is_refused(monkeypatch, given):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    with pytest.raises(AnatomyError, match=rf"^CUDA_VISIBLE_DEVICES={given} .*\.device to cpu$"):
+        device.prepare(Compute(device="auto"))
+    assert device.prepare(Compute(device="cpu")) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("given", [None, "", "-1", "NoDevFiles"])
+def test_a_job_without_a_gpu_says_that_it_takes_the_cpu(monkeypatch, capsys, given):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    if given is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert device.prepare(Compute(device="auto")) == torch.device("cpu")
+    assert capsys.readouterr().err == "device: cpu\n"
+
+
 def test_what_refers_to_itself_is_released():
     net = torch.nn.Linear(2, 2)
     net.__dict__["itself"] = net
