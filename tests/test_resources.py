@@ -4,7 +4,9 @@ import re
 
 from workflow import TINY, begin, snakemake
 
-ASKED = {"train": {"mem_mb": 1000}, "spectrum": {"mem_mb": 3000}}
+from pipeline.stages import Resources
+
+ASKED = {"train": {"mem_mb": 1000}, "spectrum": {"mem_mb": 3000, "most_mem_mb": 7000}}
 
 
 def commands(folder, *arguments):
@@ -16,7 +18,14 @@ def commands(folder, *arguments):
 
 def test_jobs_that_have_budgets_are_told_what_they_asked_for(tmp_path):
     told = commands(begin(tmp_path), "--attempt", "3")
-    assert (told["train"], told["spectrum"], told["theory"]) == (3000, 9000, 12000)
+    assert (told["train"], told["spectrum"], told["theory"]) == (3000, 7000, 12000)
     assert {command for command, memory in told.items() if not memory} == {
         "select", "cube", "figure", "comparison"
     }  # fmt: skip
+
+
+def test_an_attempt_asks_for_more_up_to_the_most():
+    asked = Resources(mem_mb=1000, runtime=30, most_mem_mb=2500, most_runtime=30)
+    assert [asked.at("mem_mb", attempt) for attempt in (1, 2, 3)] == [1000, 2000, 2500]
+    assert [asked.at("runtime", attempt) for attempt in (1, 2, 3)] == [30, 30, 30]
+    assert Resources(mem_mb=1000).at("mem_mb", 3) == 3000
