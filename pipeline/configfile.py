@@ -22,6 +22,7 @@ from pipeline.refusals import (
     bounds_refusals,
     group_refusals,
     logit_refusals,
+    resource_refusals,
     sweep_refusals,
 )
 
@@ -144,6 +145,7 @@ def _cross_refusals(config: Config) -> Iterator[Refusal]:
                 f"width {width} with {config.theory.classes} classes: no C - 1 directions fit",
                 "raise it to theory.classes at least, or lower these",
             )
+    yield from resource_refusals(config)
     yield from _grid_refusals(config)
 
 

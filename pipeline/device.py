@@ -5,6 +5,7 @@ import ctypes
 import gc
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ from threadpoolctl import threadpool_limits
 from torch import distributed
 
 from pipeline.errors import AnatomyError
+from pipeline.progress import say
 from pipeline.stages import Compute
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
@@ -47,6 +49,8 @@ def prepare(compute: Compute) -> torch.device:
     wanted = compute.device
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
+        if wanted == "cpu":
+            _refuse_unseen()
     asked = int(wanted.partition(":")[2] or 0)
     if wanted != "cpu" and asked >= torch.cuda.device_count():
         raise AnatomyError(
@@ -61,7 +65,19 @@ def prepare(compute: Compute) -> torch.device:
             wanted = f"cuda:{os.environ['LOCAL_RANK']}"
             torch.cuda.set_device(torch.device(wanted))
         distributed.init_process_group("gloo" if wanted == "cpu" else "nccl")
+    say(f"device: {wanted}")
     return torch.device(wanted)
+
+
+def _refuse_unseen() -> None:
+    """Refuse a GPU that the job was given and that PyTorch does not see: a CPU takes far longer."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if re.match(r"\d|GPU-|MIG-", given):  # all else ends CUDA's own reading: no device
+        raise AnatomyError(
+            f"CUDA_VISIBLE_DEVICES={given} gives this job a GPU, but PyTorch {torch.__version__} "
+            "sees none. Look at nvidia-smi on this machine and for a PyTorch with CUDA; to compute "
+            "without a GPU set compute.device to cpu"
+        )
 
 
 def _check_one_for_each(wanted: str) -> None:
@@ -171,9 +187,11 @@ def _limit_of_group(root: Path = Path("/")) -> int:
     with suppress(OSError):
         for line in (root / "proc/self/cgroup").read_text().splitlines():
             limits += _limits_of(root / "sys/fs/cgroup", *line.split(":", 2)[1:])
-    # In MiB; 0 asks for all of the node's.
-    with suppress(KeyError, ValueError):
-        limits += [(int(os.environ["SLURM_MEM_PER_NODE"]) or sys.maxsize) * 2**20]
+    # In MiB; 0 asks for all of the node's.  Where Snakemake's plugin keeps Slurm's word from a job,
+    # the rules hand on what it asked for; without Slurm that is no limit.
+    handed = os.environ.get("ANATOMY_MEM_MB", "") if "SLURM_JOB_ID" in os.environ else ""
+    with suppress(ValueError):
+        limits += [(int(os.environ.get("SLURM_MEM_PER_NODE", handed)) or sys.maxsize) * 2**20]
     return min(limits)
 
 

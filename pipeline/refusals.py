@@ -1,4 +1,4 @@
-"""What a configuration may not say of groups, single logits, sweeps and bounds."""
+"""What a configuration may not say of groups, single logits, sweeps, bounds and resources."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -136,3 +136,16 @@ def _block_refusals(config: Config, place: Place, grid: Grid) -> Iterator[Refusa
                 f"iter-m needs linear layers and ReLU alone, and {name} has convolutions",
                 "take iter-m out of bounds.methods, or the network out of this block",
             )
+
+
+def resource_refusals(config: Config) -> Iterator[Refusal]:
+    """Yield stages whose first attempt asks for more than any may."""
+    for stage, asked in config.resources:
+        for name in ("mem_mb", "runtime"):
+            first, most = getattr(asked, name), getattr(asked, f"most_{name}")
+            if most is not None and most < first:
+                yield Refusal(
+                    ("resources", stage, f"most_{name}"),
+                    f"{most} is less than the first attempt's {name}, {first}",
+                    f"raise it, or lower resources.{stage}.{name}",
+                )

@@ -7,7 +7,7 @@ nothing resumable may stand in them.
 import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from errno import ENOSYS
+from errno import ENOLCK, ENOSYS, EOPNOTSUPP
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -15,6 +15,9 @@ from pydantic import BaseModel
 
 from pipeline.atomic import remove, storing
 from pipeline.progress import say
+
+# What file systems without locks answer, such as NFS without its lock daemon: nobody is waited for.
+WITHOUT_LOCKS = (ENOSYS, ENOLCK, EOPNOTSUPP)
 
 
 def scratch_path(beside: Path, job: BaseModel) -> Path:
@@ -68,10 +71,8 @@ def alone(file: Path, work: str) -> Iterator[None]:
         say(f"another process works on {work} ({file} is locked): waiting until it ends")
         lock.acquire()
     except OSError as error:
-        if error.errno != ENOSYS:
+        if error.errno not in WITHOUT_LOCKS:
             raise
-        yield  # a file system without locks: nobody can be waited for
-        return
     try:
         yield
     finally:

@@ -221,12 +221,17 @@ class Figures(Settings):
 class Resources(Settings):
     """What one job of a stage asks of a scheduler; changing it reruns nothing by itself.
 
-    A second attempt asks for twice the memory and time, a third for three times.  Without a GPU the
+    A second attempt asks for twice the memory and time, a third for three times, at most for
+    most_mem_mb and most_runtime, beyond which a job would wait for ever.  Without a GPU the
     memory that a scheduler grants sets what compute.memory_gb and basis_gb are where they are null.
     """
 
     mem_mb: PositiveInt = Field(4000, description="MB of main memory")
     runtime: PositiveInt = Field(120, description="minutes")
+    most_mem_mb: PositiveInt | None = Field(
+        None, description="of any attempt: what a node or partition has; null: no limit"
+    )
+    most_runtime: PositiveInt | None = Field(None, description="likewise")
     gpu: Annotated[int, Field(ge=0)] = Field(
         0,
         description="GPUs; of several, spectrum, hierarchy and layers start a process for each, "
@@ -235,6 +240,11 @@ class Resources(Settings):
     gpu_model: str | None = Field(None, description="as the cluster names it, such as h200")
     partition: str | None = Field(None, description="Slurm's; null: the profile's, or its default")
     account: str | None = Field(None, description="Slurm's; null: the profile's, or none")
+
+    def at(self, name: Literal["mem_mb", "runtime"], attempt: int) -> int:
+        """Return what an attempt, counted from 1, asks for of memory or time."""
+        wanted, most = attempt * getattr(self, name), getattr(self, f"most_{name}")
+        return wanted if most is None else min(wanted, most)
 
     def fixed(self) -> dict[str, int | str]:
         """Return what every attempt asks for, by Snakemake's names."""

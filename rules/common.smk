@@ -6,8 +6,8 @@ def asked(stage):
     """Return what a stage asks of a scheduler: more memory and time at each attempt."""
     wanted = getattr(CONFIG.resources, stage)
     resources = {
-        "mem_mb": lambda wildcards, attempt: attempt * wanted.mem_mb,
-        "runtime": lambda wildcards, attempt: attempt * wanted.runtime,
+        "mem_mb": lambda wildcards, attempt: wanted.at("mem_mb", attempt),
+        "runtime": lambda wildcards, attempt: wanted.at("runtime", attempt),
     }
     return resources | wanted.fixed()
 

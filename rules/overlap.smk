@@ -18,4 +18,5 @@ rule overlap:
     message:
         "Overlaps of {wildcards.dataset} {wildcards.model} norm={wildcards.norm}"
     shell:
+        "ANATOMY_MEM_MB={resources.mem_mb} "
         "python -m pipeline overlap --job {params.job:q} 2> {log:q}"

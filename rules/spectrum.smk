@@ -26,5 +26,6 @@ for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists("spectru
             "Spectra of {wildcards.dataset} {wildcards.model} norm={wildcards.norm} "
             "{wildcards.recipe} n={wildcards.n_per_class} seed={wildcards.seed}"
         shell:
+            "ANATOMY_MEM_MB={resources.mem_mb} "
             "python -m pipeline spectrum {output.parts:q} --processes {resources.gpu} "
             "--job {params.job:q} 2> {log:q}"

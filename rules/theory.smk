@@ -15,4 +15,5 @@ rule theory:
     message:
         "Random two-layer networks"
     shell:
+        "ANATOMY_MEM_MB={resources.mem_mb} "
         "python -m pipeline theory --job {params.job:q} 2> {log:q}"

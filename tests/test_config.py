@@ -80,6 +80,11 @@ REFUSALS = {
     ),
     "no number of eigenpairs": (["spectrum", "top"], {"Hess": 9, "H": 2}, ["matrices[1]", "of G"]),
     "folder without a path": (["datasets", "digits", "source"], "folder", ["needs a path"]),
+    "less than the first attempt": (
+        ["resources"],
+        {"layers": {"runtime": 60, "most_runtime": 45}},
+        ["resources.layers.most_runtime", "45 is less", "60", "lower resources.layers.runtime"],
+    ),
     "foreign device": (["compute", "device"], "tpu", ["compute.device", "'tpu'"]),
     "a class in two groups": (
         ["datasets", "digits", "groups"],

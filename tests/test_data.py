@@ -13,6 +13,7 @@ from PIL import Image
 from pipeline import data_files
 from pipeline.catalogue import SOURCES
 from pipeline.config import Dataset
+from pipeline.data import torchvision_sets
 from pipeline.data.examples import balanced_subset, distinct, load_examples
 from pipeline.errors import AnatomyError, DataError
 
@@ -169,6 +170,18 @@ def test_a_file_that_another_job_unpacks_is_waited_for(tmp_path):
         file.write_bytes(whole)
     thread.join(60)
     assert [len(one) for one in found] == [12, 12]
+
+
+def test_a_whole_set_is_read_from_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    def refused(file):
+        raise PermissionError(13, "Permission denied", file)
+
+    monkeypatch.setattr(torchvision_sets, "FileLock", refused)
+    raw = write_mnist(tmp_path)
+    assert len(examples(Dataset(source="mnist"), root=tmp_path, download=True)) == 12
+    (raw / "t10k-labels-idx1-ubyte").unlink()
+    with pytest.raises(DataError, match=r"not found in .*Permission denied: .*mnist\.lock"):
+        examples(Dataset(source="mnist"), root=tmp_path, download=True)
 
 
 def write_folder(root):

@@ -50,6 +50,17 @@ def test_a_batch_jobs_memory_is_the_least_of_its_groups(
         assert device._limit_of_group(tmp_path) == min(least, bytes_)
 
 
+def test_what_a_slurm_job_asked_for_limits_it_where_slurm_does_not_say(tmp_path, monkeypatch):
+    for name in ("SLURM_JOB_ID", "SLURM_MEM_PER_NODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ANATOMY_MEM_MB", "3")
+    assert device._limit_of_group(tmp_path) == sys.maxsize  # on this machine, without Slurm
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert device._limit_of_group(tmp_path) == 3 * 2**20
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "5")
+    assert device._limit_of_group(tmp_path) == 5 * 2**20
+
+
 def test_processes_share_main_memory_and_images_count_as_they_are_used(monkeypatch):
     cpu, gpu, room = torch.device("cpu"), torch.device("cuda"), device.data_room
     monkeypatch.setattr(device, "_limit_of_group", lambda: 800)
@@ -105,6 +116,26 @@ def test_each_of_several_processes_takes_its_own_gpu(monkeypatch):
         monkeypatch.setenv(name, value)
     assert device.prepare(Compute(device="cuda")) == torch.device("cuda:1")
     assert chosen == [torch.device("cuda:1"), "nccl"]
+
+
+@pytest.mark.parametrize("given", ["0", "1,0", "GPU-8932f937", "MIG-7"])
+def test_a_gpu_that_was_given_and_is_not_seen_is_refused(monkeypatch, given):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    with pytest.raises(AnatomyError, match=rf"^CUDA_VISIBLE_DEVICES={given} .*\.device to cpu$"):
+        device.prepare(Compute(device="auto"))
+    assert device.prepare(Compute(device="cpu")) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("given", [None, "", "-1", "NoDevFiles"])
+def test_a_job_without_a_gpu_says_that_it_takes_the_cpu(monkeypatch, capsys, given):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    if given is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert device.prepare(Compute(device="auto")) == torch.device("cpu")
+    assert capsys.readouterr().err == "device: cpu\n"
 
 
 def test_what_refers_to_itself_is_released():

@@ -1,5 +1,8 @@
 """Jobs that make the same wait for each other, whatever their settings."""
 
+import errno
+import fcntl
+import os
 import threading
 import time
 from contextlib import contextmanager
@@ -53,6 +56,28 @@ def test_a_job_waits_for_another_of_any_settings_that_makes_the_same(tmp_path, c
     assert order == ["in", "out", "in", "out"]
     assert "run.json (" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_job_works_on_a_file_system_without_locks(tmp_path, monkeypatch, number):
+    def refused(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with scratch.only_maker(tmp_path / "run.json"):
+        pass
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(KeyError), scratch.only_maker(tmp_path / "run.json"):
+        raise KeyError
+
+
+def test_another_failure_of_a_lock_is_not_passed_over(tmp_path, monkeypatch):
+    def refused(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with pytest.raises(OSError, match="Input/output"), scratch.only_maker(tmp_path / "run.json"):
+        pass
 
 
 RUN = runs.Run("digits", "lenet5", "none", "sgd", 50, 0)

@@ -95,6 +95,41 @@ def test_two_processes_give_what_one_gives(trained, tmp_path):
             assert np.array_equal(one.converged, two.converged, equal_nan=True)
 
 
+WAITING = """\
+import os
+import sys
+import time
+from datetime import timedelta
+from torch import distributed
+from pipeline.jobs import parts
+from pipeline.tasks import LayersJob
+def prepare(_):
+    distributed.init_process_group("gloo")
+    distributed.barrier()
+    distributed.set_timeout(timedelta(seconds=2))
+parts.prepare = prepare
+if os.environ["RANK"] == "0":
+    only_maker = parts.only_maker
+    def late(*files):
+        time.sleep(5)  # as where another job has the lock
+        return only_maker(*files)
+    parts.only_maker = late
+parts.write_parts([], LayersJob.model_validate_json(sys.argv[1]), None, labels={})
+print("together")
+"""
+
+
+def test_ranks_wait_for_a_lock_longer_than_for_each_other(tmp_path):
+    script = tmp_path / "waiting.py"
+    script.write_text(WAITING)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
+    words = [*command, str(script), LAYERS_JOB.model_dump_json()]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("together") == 2
+
+
 def test_the_command_starts_as_many_processes_as_it_is_told(trained):
     write_layers([layers_of(trained)], LAYERS_JOB)
     alone = read_part(layers_of(trained)).eigenvalue

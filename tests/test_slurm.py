@@ -54,12 +54,14 @@ MATRIX = {
     },
 }  # fmt: skip
 # A network that takes half a second an epoch, and no less on any machine.  It writes down which
-# devices its job may use.
+# devices its job may use, and how much memory it takes to be its own.
 PACED = """
 import os
 import time
 from pathlib import Path
+import torch
 from torch import nn
+from pipeline.device import all_memory
 
 class Paced(nn.Sequential):
     def forward(self, x):
@@ -69,7 +71,9 @@ class Paced(nn.Sequential):
 
 def build(in_shape, classes, norm):
     Path("devices").mkdir(exist_ok=True)
-    Path("devices", str(os.getpid())).write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "none"))
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "none")
+    memory = all_memory(torch.device("cpu"))
+    Path("devices", str(os.getpid())).write_text(f"{seen} {memory}")
     return Paced(nn.Flatten(), nn.Linear(in_shape[-1] * in_shape[-2], classes))
 """
 
@@ -96,6 +100,14 @@ def cluster(tmp_path_factory):
         pytest.skip(reason)
     with slurm_cluster.cluster(tmp_path_factory.mktemp("slurm")) as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Return the checksums of the long training without Slurm."""
+    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
+    run(command(folder, LONG, "--workflow-profile", "none", "--cores", "1"))
+    return checksums(folder)
 
 
 def test_what_a_killed_session_left_is_cleared_and_another_slurm_is_left_alone(
@@ -190,6 +202,12 @@ def state_of(folder):
     return any((folder / "results").rglob("state*"))
 
 
+def check_went_on(folder):
+    """Hold that the training's last job began where an earlier one was."""
+    log = next((folder / "results" / "logs" / "train").rglob("*.log")).read_text()
+    assert "going on after epoch" in log, log
+
+
 def checksums(folder):
     manifests = sorted((folder / "results" / "cubes").glob("*.manifest.json"))
     return {file.name: json.loads(file.read_text())["parts"] for file in manifests}
@@ -207,7 +225,7 @@ def test_the_matrix_gives_what_it_gives_locally(cluster, tmp_path):
     assert drawn == {"training", "overlap", "comparison"}
 
 
-def test_two_gpu_jobs_run_at_once_on_devices_of_their_own(cluster, tmp_path):
+def test_two_gpu_jobs_run_at_once_on_devices_and_memory_of_their_own(cluster, tmp_path):
     asked = {"mem_mb": 1500, "runtime": 10, "gpu": 1, "gpu_model": "h200", "partition": "all"}
     settings = of_paced(60)
     settings["grid"] = [settings["grid"][0] | {"seeds": [0, 1]}]
@@ -225,39 +243,47 @@ def test_two_gpu_jobs_run_at_once_on_devices_of_their_own(cluster, tmp_path):
 
     wait_for(both)
     finish(process)
-    assert {file.read_text() for file in (folder / "devices").iterdir()} == {"0", "1"}
+    own = asked["mem_mb"] * 2**20  # less than the node has: budgets follow what a job asked for
+    found = {file.read_text() for file in (folder / "devices").iterdir()}
+    assert found == {f"{device} {own}" for device in (0, 1)}
 
 
 @pytest.mark.slurm
-def test_a_cancelled_job_is_submitted_again_and_goes_on(cluster, tmp_path):
+def test_a_cancelled_job_is_submitted_again_and_goes_on(cluster, tmp_path, uninterrupted):
     folder = tmp_path / "cancelled"
     process = begin(on_slurm(folder, LONG))
     wait_for(lambda: state_of(folder) and running())
     ask("scancel", *running())
     text = finish(process)
-    assert "Trying to restart" in text or "restart" in text.lower()
-    log = next((folder / "results" / "logs" / "train").rglob("*.log")).read_text()
-    assert "going on" in log, log
-    whole = tmp_path / "whole"
-    run(command(whole, LONG, "--workflow-profile", "none", "--cores", "1"))
-    assert checksums(folder) == checksums(whole)
+    assert "restart" in text.lower()
+    check_went_on(folder)
+    assert checksums(folder) == uninterrupted
 
 
+# What is asked for, how the job ends, and what its log says then: without accounting the state of a
+# job beyond its memory may be that of the command that it ran.
 SCARCE = {
-    "memory": ({"mem_mb": 400, "runtime": 10}, "OUT_OF_MEMORY|FAILED|CANCELLED"),
-    "time": ({"mem_mb": 1500, "runtime": 1}, "TIMEOUT"),
+    "memory": (
+        {"mem_mb": 400, "runtime": 10},
+        "OUT_OF_MEMORY|FAILED|CANCELLED",
+        r"exceeded memory limit \(\d+ > 419430400\)",
+    ),
+    "time": ({"mem_mb": 1500, "runtime": 1}, "TIMEOUT", "DUE TO TIME LIMIT"),
 }
 
 
 @pytest.mark.slurm
 @pytest.mark.parametrize("what", SCARCE)
 def test_a_job_that_exceeds_what_it_asked_for_is_given_more(cluster, tmp_path, what):
-    asked, end = SCARCE[what]
+    asked, end, said = SCARCE[what]
     settings = of_paced(200) | {"resources": MATRIX["resources"] | {"train": asked}}
     before = len(ends_of_jobs(cluster))
     run(on_slurm(tmp_path / what, settings))
     ends = ends_of_jobs(cluster)[before:]
     assert re.fullmatch(end, ends[0]), ends
+    logs = (tmp_path / what).glob(".snakemake/slurm_logs/rule_train/**/*.log")
+    text = min(logs, key=lambda log: int(log.stem)).read_text()  # named after the job's number
+    assert re.search(said, text), text[-3000:]
     # Trained at a later attempt, then gathered and drawn.
     assert ends.count("COMPLETED") == 3, ends
 
@@ -268,7 +294,7 @@ def ends_of_jobs(cluster):
 
 
 @pytest.mark.slurm
-def test_after_a_power_cut_a_rerun_completes(cluster, tmp_path):
+def test_after_a_power_cut_a_rerun_goes_on(cluster, tmp_path, uninterrupted):
     folder = tmp_path / "cut"
     process = begin(on_slurm(folder, LONG))
     wait_for(lambda: state_of(folder) and running())
@@ -278,4 +304,5 @@ def test_after_a_power_cut_a_rerun_completes(cluster, tmp_path):
     cluster.start_slurm()
     run(on_slurm(folder, LONG, "--unlock"))
     run(on_slurm(folder, LONG))
-    assert (folder / "results" / "cubes" / "training.manifest.json").exists()
+    check_went_on(folder)
+    assert checksums(folder) == uninterrupted

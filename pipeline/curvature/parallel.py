@@ -1,11 +1,14 @@
 """Ranks of a data-parallel job: each holds a share of the examples, and sums meet on all."""
 
+from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import distributed
 
 from pipeline.data.streamed import Inputs, part
+
+LONGER_THAN_ANY_JOB = timedelta(days=365)
 
 
 def ranks() -> tuple[int, int]:
@@ -50,3 +53,13 @@ def wait_for_all() -> None:
     """Return when every rank has come here."""
     if ranks()[1] > 1:
         distributed.barrier()
+
+
+def wait_for_lock() -> None:
+    """Return when every rank has come here, of which the first may wait for another job's end.
+
+    PyTorch ends a collective after 10 minutes on GPUs, after 30 on CPUs.
+    """
+    if ranks()[1] > 1:
+        # A GPU's own backend would keep it at work meanwhile.
+        distributed.barrier(distributed.new_group(backend="gloo", timeout=LONGER_THAN_ANY_JOB))

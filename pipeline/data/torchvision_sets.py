@@ -41,10 +41,11 @@ def load_small(dataset: Dataset, split: str, *, data_root: str, download: bool) 
     where = root / (loader.__name__ if issubclass(loader, datasets.MNIST) else loader.base_folder)
     try:
         # Several jobs may find the set missing at once; one fetches, the others wait: they do not
-        # take what it has unpacked in part for corrupt.
-        with FileLock(_lock(root, name)) if download else nullcontext():
+        # take what it has unpacked in part for corrupt.  One that is whole needs no right to write.
+        fetch = download and not _is_whole(loader, root)
+        with FileLock(_lock(root, name)) if fetch else nullcontext():
             _refuse_corrupt(name, loader, root)
-            loaded = loader(root, train=split == "train", download=download)
+            loaded = loader(root, train=split == "train", download=fetch)
     except (OSError, RuntimeError) as error:
         raise DataError(
             f"{name} was not found in {where.resolve()} ({error}). Set data_root to the folder "
@@ -198,6 +199,18 @@ def _refuse_corrupt(name: str, loader: type, root: Path) -> None:
             f"{name}: corrupt file {', '.join(map(str, corrupt))}. Put the original in its place, "
             "or delete it and rerun with download: true"
         )
+
+
+def _is_whole(loader: type, root: Path) -> bool:
+    """Return whether all files of a set are there, and are what they should be."""
+    if issubclass(loader, datasets.MNIST):
+        raw = root / loader.__name__ / "raw"
+        files = [raw / Path(name).stem for name, _ in loader.resources]
+    else:
+        listed = loader.train_list + loader.test_list
+        files = [root / loader.base_folder / name for name, _ in listed]
+    # In this order: a file that is not whole yet is not passed over.
+    return all(file.is_file() for file in files) and not _corrupt_files(loader, root)
 
 
 def _corrupt_files(loader: type, root: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from pipeline.api import OpenRun, open_run
 from pipeline.atomic import remove
 from pipeline.cubes.store import attributes, opened_part, write_part
 from pipeline.curvature.base import LinearOperator
-from pipeline.curvature.parallel import from_first_rank, ranks, wait_for_all
+from pipeline.curvature.parallel import from_first_rank, ranks, wait_for_all, wait_for_lock
 from pipeline.curvature.problem import Options
 from pipeline.curvature.recorded import Recorded
 from pipeline.device import device_name, prepare, within_memory
@@ -49,6 +49,7 @@ def write_parts(
     with within_memory(BESIDE_PRODUCTS), ExitStack() as stack:
         if first:
             stack.enter_context(only_maker(*files))
+        wait_for_lock()
         staged = {}
         for file, part in parts.items():
             checksum = open_run(part.folder, part.epoch).checksum[:16]
