@@ -12,6 +12,7 @@ ROOT = str(workflow.basedir)
 sys.path[:0] = [ROOT, "."]
 
 from pipeline.assign import (
+    data_access,
     bounds_job,
     comparison_job,
     cube_job,

@@ -8,6 +8,7 @@ from pipeline.reference.values import compared_cubes
 from pipeline.settings import Split
 from pipeline.tasks import (
     STAGES,
+    Access,
     BoundsJob,
     ComparisonJob,
     CubeJob,
@@ -32,6 +33,13 @@ CUBE_MODULES = {
 READING, WRITING = "pipeline.cubes.store", "pipeline.cubes.write"
 
 
+def data_access(config: Config) -> Access:
+    """Return how every job comes by its data."""
+    return Access(
+        data_root=config.data_root, download=config.download, stream=config.compute.stream
+    )
+
+
 def train_job(config: Config, *, dataset: str, model: str, recipe: str) -> TrainJob:
     """Return what the training of a run depends on, besides the run's own words."""
     return TrainJob(
@@ -41,8 +49,6 @@ def train_job(config: Config, *, dataset: str, model: str, recipe: str) -> Train
         data=data_digest(
             dataset, config.datasets[dataset], data_root=config.data_root, results=config.results
         ),
-        data_root=config.data_root,
-        download=config.download,
         compute=config.compute,
         code=fingerprint(*entry_modules(config, "train", dataset=dataset, model=model)),
     )

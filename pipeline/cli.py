@@ -17,6 +17,7 @@ from pipeline.errors import AnatomyError
 from pipeline.overlay import with_default
 from pipeline.progress import hold_log, say
 from pipeline.tasks import (
+    Access,
     BoundsJob,
     ComparisonJob,
     CubeJob,
@@ -38,6 +39,7 @@ PartFiles = Annotated[
 ]
 RunFolder = Annotated[Path, typer.Argument(help="a run's folder: .../runs/<dataset>/.../seed<n>")]
 JobText = Annotated[str, typer.Option("--job", help="what the job depends on, as JSON")]
+AccessText = Annotated[str, typer.Option("--access", help="how it comes by its data, as JSON")]
 Processes = Annotated[
     int, typer.Option(help="start so many under torchrun, each with a share of the examples")
 ]
@@ -107,12 +109,18 @@ def schema(out: Path = Path("docs")) -> None:
 def train(
     folder: RunFolder,
     job: JobText,
+    access: AccessText,
     save_every: Annotated[float, typer.Option(help="seconds between resumable states")] = 20.0,
 ) -> None:
     """Train a run: checkpoints, history.csv and run.json."""
     from pipeline.jobs.train import train_run
 
-    train_run(folder, TrainJob.model_validate_json(job), save_every=save_every)
+    train_run(
+        folder,
+        TrainJob.model_validate_json(job),
+        Access.model_validate_json(access),
+        save_every=save_every,
+    )
 
 
 @app.command()
@@ -124,30 +132,32 @@ def select(folder: RunFolder, job: JobText) -> None:
 
 
 @app.command()
-def spectrum(parts: PartFiles, job: JobText, processes: Processes = 1) -> None:
+def spectrum(parts: PartFiles, job: JobText, access: AccessText, processes: Processes = 1) -> None:
     """Compute the spectra of checkpoints."""
     spread(processes)
     from pipeline.jobs.spectrum import write_spectra
 
-    write_spectra(parts, SpectrumJob.model_validate_json(job))
+    write_spectra(parts, SpectrumJob.model_validate_json(job), Access.model_validate_json(access))
 
 
 @app.command()
-def hierarchy(parts: PartFiles, job: JobText, processes: Processes = 1) -> None:
+def hierarchy(parts: PartFiles, job: JobText, access: AccessText, processes: Processes = 1) -> None:
     """Compute the three-level hierarchy of checkpoints."""
     spread(processes)
     from pipeline.jobs.hierarchy import write_hierarchies
 
-    write_hierarchies(parts, HierarchyJob.model_validate_json(job))
+    write_hierarchies(
+        parts, HierarchyJob.model_validate_json(job), Access.model_validate_json(access)
+    )
 
 
 @app.command()
-def layers(parts: PartFiles, job: JobText, processes: Processes = 1) -> None:
+def layers(parts: PartFiles, job: JobText, access: AccessText, processes: Processes = 1) -> None:
     """Dissect the layers of checkpoints."""
     spread(processes)
     from pipeline.jobs.layers import write_layers
 
-    write_layers(parts, LayersJob.model_validate_json(job))
+    write_layers(parts, LayersJob.model_validate_json(job), Access.model_validate_json(access))
 
 
 @app.command()
@@ -172,12 +182,18 @@ def bounds(
         Path, typer.Argument(help="to make: .../curvature/<run>/<method>/bounds.zarr.zip")
     ],
     job: JobText,
+    access: AccessText,
     save_every: Annotated[float, typer.Option(help="seconds between resumable states")] = 20.0,
 ) -> None:
     """Bound a run's test error by a PAC-Bayes posterior."""
     from pipeline.jobs.bounds import write_bound
 
-    write_bound(part, BoundsJob.model_validate_json(job), save_every=save_every)
+    write_bound(
+        part,
+        BoundsJob.model_validate_json(job),
+        Access.model_validate_json(access),
+        save_every=save_every,
+    )
 
 
 @app.command()

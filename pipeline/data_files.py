@@ -19,7 +19,7 @@ FOLDER_FILES = ("train/*/*", "test/*/*")
 
 
 def data_files(dataset: Dataset, data_root: str) -> list[Path] | None:
-    """Return a data set's files as they are now, sorted; None where it is known to have none."""
+    """Return a data set's files as they are now, sorted; None where none are looked at."""
     patterns = dataset.files
     if patterns is None and dataset.source == FOLDER:
         patterns = FOLDER_FILES
@@ -27,16 +27,21 @@ def data_files(dataset: Dataset, data_root: str) -> list[Path] | None:
         patterns = SOURCES[dataset.source].files
     if not patterns:
         return None
-    base = Path(dataset.path or data_root)
+    base = _base(dataset, data_root)
     return sorted({file for pattern in patterns for file in base.glob(pattern) if file.is_file()})
 
 
-def data_digest(name: str, dataset: Dataset, *, data_root: str, results: str) -> str | None:
-    """Return a digest of the names and contents of a data set's files.
+def _base(dataset: Dataset, data_root: str) -> Path:
+    return Path(dataset.path or data_root)
 
-    None for a data set without files, ``ABSENT`` where there are none yet.  What a job has fetched
-    since stays ``ABSENT``, as that job was told, until it changes.  A process looks once: hundreds
-    of jobs may train on one data set.
+
+def data_digest(name: str, dataset: Dataset, *, data_root: str, results: str) -> str | None:
+    """Return a digest of the names and contents of a data set's files, wherever they lie.
+
+    None for a data set without files, ``ABSENT`` where there are none yet; where they are not
+    looked at, a digest of the place that they lie in, for want of a better sign of them.  What a
+    job has fetched since stays ``ABSENT``, as that job was told, until it changes.  A process looks
+    once: hundreds of jobs may train on one data set.
     """
     key = dataset.model_dump_json(include={"source", "path", "files"})
     return _digest_of(name, key, data_root, results)
@@ -50,10 +55,14 @@ def remember_fetched(name: str, dataset: Dataset, *, data_root: str, results: st
 
 
 @cache
-def _digest_of(name: str, dataset: str, data_root: str, results: str) -> str | None:
-    files = data_files(Dataset.model_validate_json(dataset), data_root)
+def _digest_of(name: str, key: str, data_root: str, results: str) -> str | None:
+    dataset = Dataset.model_validate_json(key)
+    files, base = data_files(dataset, data_root), _base(dataset, data_root)
+    if files is None:
+        known = dataset.source in SOURCES and dataset.files is None
+        return None if known else hashlib.sha256(str(base).encode()).hexdigest()[:16]
     if not files:
-        return files if files is None else ABSENT
+        return ABSENT
     stamp = _stamp(files)
     memo = _memo(results, name)
     with suppress(OSError, ValueError, KeyError):
@@ -62,7 +71,7 @@ def _digest_of(name: str, dataset: str, data_root: str, results: str) -> str | N
             return known["told"]
     digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{'/'.join(file.parts[-3:])} {sha256(file)}\n".encode())
+        digest.update(f"{file.relative_to(base)} {sha256(file)}\n".encode())
     told = digest.hexdigest()[:16]
     _remember(memo, stamp, told)
     return told

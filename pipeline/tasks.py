@@ -1,11 +1,12 @@
 """What each job is told: all that its result depends on, besides its input files, and nothing else.
 
 The rules keep it in their params as one JSON text, so that Snakemake reruns a job when it changes.
+Of the configuration's ``compute`` the text has the fields of the class that a job declares.
 """
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.config import Dataset, Grid, Model
 from pipeline.recipes import Recipe
@@ -21,22 +22,42 @@ from pipeline.runs import (
     theory_path,
 )
 from pipeline.settings import Cube, Epoch, Method, Settings, Split
-from pipeline.stages import Bounds, Compute, Figures, Hierarchy, Layers, Overlap, Spectrum, Theory
+from pipeline.stages import (
+    Arithmetic,
+    Bounds,
+    Figures,
+    Hierarchy,
+    Krylov,
+    Layers,
+    Overlap,
+    Products,
+    Spectrum,
+    Theory,
+)
+
+
+class Access(Settings):
+    """How a job comes by its data; apart from what it is told, for no result depends on it.
+
+    ``stream`` is ``compute.stream``.
+    """
+
+    data_root: str = "data"
+    download: bool = False
+    stream: bool | Literal["auto"] = "auto"
 
 
 class TrainJob(Settings):
     """What one training job is told; the run's own words are in its folder's name.
 
-    ``data`` is a digest of the data set's files.
+    ``data`` is a digest of the data set's files, or of their place where they are not looked at.
     """
 
     dataset: Dataset
     model: Model
     recipe: Recipe
     data: str | None = None
-    data_root: str
-    download: bool
-    compute: Compute
+    compute: Arithmetic
     code: str
 
 
@@ -52,7 +73,7 @@ class SpectrumJob(Settings):
     """What one spectrum job is told, besides the parts that it makes."""
 
     spectrum: Spectrum
-    compute: Compute
+    compute: Krylov
     code: str
 
 
@@ -60,7 +81,7 @@ class HierarchyJob(Settings):
     """What one hierarchy job is told, besides the parts that it makes."""
 
     hierarchy: Hierarchy
-    compute: Compute
+    compute: Krylov
     code: str
 
 
@@ -68,7 +89,7 @@ class LayersJob(Settings):
     """What one layers job is told, besides the parts that it makes."""
 
     layers: Layers
-    compute: Compute
+    compute: Krylov
     code: str
 
 
@@ -84,6 +105,7 @@ class OverlapJob(Settings):
     """What the overlaps of one network's runs on a data set are told.
 
     ``seeds`` are those of each recipe and n_per_class, ``checkpoints`` the epochs of each recipe.
+    ``compute`` is that of the layers' parts, which are made anew with any of it.
     """
 
     results: str
@@ -94,7 +116,7 @@ class OverlapJob(Settings):
     checkpoints: dict[str, tuple[Epoch, ...]]
     splits: tuple[Split, ...]
     overlap: Overlap
-    compute: Compute
+    compute: Krylov
     code: str
 
     def runs(self) -> list[Run]:
@@ -108,7 +130,7 @@ class TheoryJob(Settings):
 
     results: str
     theory: Theory
-    compute: Compute
+    compute: Arithmetic
     code: str
 
 
@@ -116,7 +138,7 @@ class BoundsJob(Settings):
     """What one bound is told: its settings have one method."""
 
     bounds: Bounds
-    compute: Compute
+    compute: Products
     code: str
 
 

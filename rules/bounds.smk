@@ -26,4 +26,5 @@ for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists("bounds"
             "norm={wildcards.norm} {wildcards.recipe} n={wildcards.n_per_class} "
             "seed={wildcards.seed}"
         shell:
-            "python -m pipeline bounds {output.part:q} --job {params.job:q} 2> {log:q}"
+            "python -m pipeline bounds {output.part:q} --job {params.job:q} "
+            "--access {ACCESS:q} 2> {log:q}"

@@ -27,4 +27,4 @@ for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists("hierarc
             "{wildcards.recipe} n={wildcards.n_per_class} seed={wildcards.seed}"
         shell:
             "python -m pipeline hierarchy {output.parts:q} --processes {resources.gpu} "
-            "--job {params.job:q} 2> {log:q}"
+            "--job {params.job:q} --access {ACCESS:q} 2> {log:q}"

@@ -29,4 +29,5 @@ for number, ((checkpoints, kept), recipes) in enumerate(CONFIG.trained_lists().i
             "Train {wildcards.dataset} {wildcards.model} norm={wildcards.norm} "
             "{wildcards.recipe} n={wildcards.n_per_class} seed={wildcards.seed}"
         shell:
-            "python -m pipeline train {params.folder:q} --job {params.job:q} 2> {log:q}"
+            "python -m pipeline train {params.folder:q} --job {params.job:q} "
+            "--access {ACCESS:q} 2> {log:q}"

@@ -14,8 +14,6 @@ def job_of(recipe=RECIPE, **compute):
         dataset=Dataset(source="digits").resolved(),
         model=FNet(family="fnet", width=8, depth=1),
         recipe=recipe,
-        data_root="nowhere",
-        download=False,
         compute=Compute(device="cpu", **compute),
         code="test",
     )

@@ -258,4 +258,13 @@ def test_a_data_sets_digest_is_of_its_contents(tmp_path):
     assert told(tmp_path, mnist, tmp_path / "a") == first
     own = Dataset(source="my_module:load", files=("MNIST/raw/*",))
     assert told(tmp_path, own, tmp_path / "c") == first
-    assert told(tmp_path, Dataset(source="mnist", files=()), tmp_path / "c") is None
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(tmp_path / "MNIST", elsewhere / "MNIST")
+    assert told(elsewhere, mnist, tmp_path / "d") == first
+
+
+@pytest.mark.parametrize("unseen", [{"source": "mnist", "files": ()}, {"source": "my_module:load"}])
+def test_where_no_file_is_looked_at_the_place_counts(unseen, tmp_path):
+    dataset = Dataset(**unseen)
+    first, again, moved = (told(tmp_path / name, dataset, tmp_path) for name in ("a", "a", "b"))
+    assert first == again != moved

@@ -108,7 +108,7 @@ def test_the_command_starts_as_many_processes_as_it_is_told(trained):
         "--processes",
         "2",
     ]
-    command += ["--job", LAYERS_JOB.model_dump_json()]
+    command += ["--job", LAYERS_JOB.model_dump_json(), "--access", "{}"]
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr

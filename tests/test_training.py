@@ -85,6 +85,7 @@ def test_a_killed_training_ends_as_if_never_stopped(tmp_path):
     whole, broken = folder_of(tmp_path / "whole"), folder_of(tmp_path / "broken")
     train_run(whole, job, save_every=1e9)
     command = [sys.executable, "-W", "ignore", "-m", "pipeline", "train", str(broken)]
+    command += ["--access", "{}"]
     command += ["--job", job.model_dump_json(), "--save-every", "0"]
     epochs_seen = []
     for part in KILLED_AT:
