@@ -2,7 +2,7 @@
 
 from pipeline.catalogue import FIGURES, LOADERS
 from pipeline.config import Config
-from pipeline.data_files import data_digest
+from pipeline.data_files import data_digest, data_key
 from pipeline.fingerprint import fingerprint
 from pipeline.reference.values import compared_cubes
 from pipeline.settings import Split
@@ -40,15 +40,27 @@ def data_access(config: Config) -> Access:
     )
 
 
+def digests(config: Config) -> dict[str, str]:
+    """Return the digests of data that jobs are told, by what they are of."""
+    data = {
+        data_key(config.datasets[name]): _data(config, name)
+        for name in sorted({run.dataset for run in config.runs()})
+    }
+    return {key: digest for key, digest in data.items() if digest}
+
+
+def _data(config: Config, dataset: str) -> str | None:
+    where = {"data_root": config.data_root, "results": config.results}
+    return data_digest(config.datasets[dataset], **where)
+
+
 def train_job(config: Config, *, dataset: str, model: str, recipe: str) -> TrainJob:
     """Return what the training of a run depends on, besides the run's own words."""
     return TrainJob(
         dataset=config.datasets[dataset].resolved(),
         model=config.models[model],
         recipe=config.recipe(recipe),
-        data=data_digest(
-            dataset, config.datasets[dataset], data_root=config.data_root, results=config.results
-        ),
+        data=_data(config, dataset),
         compute=config.compute,
         code=fingerprint(*entry_modules(config, "train", dataset=dataset, model=model)),
     )

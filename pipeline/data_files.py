@@ -13,6 +13,7 @@ from pathlib import Path
 from pipeline.atomic import replacing, sha256
 from pipeline.catalogue import FOLDER, SOURCES
 from pipeline.config import Dataset
+from pipeline.frozen import told_digest
 
 ABSENT = "absent"
 FOLDER_FILES = ("train/*/*", "test/*/*")
@@ -35,27 +36,34 @@ def _base(dataset: Dataset, data_root: str) -> Path:
     return Path(dataset.path or data_root)
 
 
-def data_digest(name: str, dataset: Dataset, *, data_root: str, results: str) -> str | None:
+def data_key(dataset: Dataset) -> str:
+    """Return what data sets of the same files share, whatever they are called."""
+    return dataset.model_dump_json(include={"source", "path", "files"})
+
+
+def data_digest(dataset: Dataset, *, data_root: str, results: str) -> str | None:
     """Return a digest of the names and contents of a data set's files, wherever they lie.
 
     None for a data set without files, ``ABSENT`` where there are none yet; where they are not
     looked at, a digest of the place that they lie in, for want of a better sign of them.  What a
-    job has fetched since stays ``ABSENT``, as that job was told, until it changes.  A process looks
+    job has fetched since stays ``ABSENT``, as that job was told, until it changes.  While a
+    workflow runs it is what it began with: jobs fetch files before others begin.  A process looks
     once: hundreds of jobs may train on one data set.
     """
-    key = dataset.model_dump_json(include={"source", "path", "files"})
-    return _digest_of(name, key, data_root, results)
+    key = data_key(dataset)
+    return told_digest(key) or _digest_of(key, data_root, results)
 
 
-def remember_fetched(name: str, dataset: Dataset, *, data_root: str, results: str | Path) -> None:
+def remember_fetched(dataset: Dataset, *, data_root: str, results: str | Path) -> None:
     """Keep in mind that the files there now are those that a job, told ``ABSENT``, has fetched."""
     files = data_files(dataset, data_root)
     if files:
-        _remember(_memo(results, name), _stamp(files), ABSENT)
+        memo = _memo(results, data_key(dataset))
+        _remember(memo, _stamp(files, _base(dataset, data_root)), ABSENT)
 
 
 @cache
-def _digest_of(name: str, key: str, data_root: str, results: str) -> str | None:
+def _digest_of(key: str, data_root: str, results: str) -> str | None:
     dataset = Dataset.model_validate_json(key)
     files, base = data_files(dataset, data_root), _base(dataset, data_root)
     if files is None:
@@ -63,8 +71,7 @@ def _digest_of(name: str, key: str, data_root: str, results: str) -> str | None:
         return None if known else hashlib.sha256(str(base).encode()).hexdigest()[:16]
     if not files:
         return ABSENT
-    stamp = _stamp(files)
-    memo = _memo(results, name)
+    stamp, memo = _stamp(files, base), _memo(results, key)
     with suppress(OSError, ValueError, KeyError):
         known = json.loads(memo.read_text(encoding="utf-8"))
         if known["stamp"] == stamp:
@@ -77,8 +84,9 @@ def _digest_of(name: str, key: str, data_root: str, results: str) -> str | None:
     return told
 
 
-def _memo(results: str | Path, name: str) -> Path:
+def _memo(results: str | Path, key: str) -> Path:
     # Not beside decoded images, which may be deleted: without it what a job fetched is retrained.
+    name = hashlib.sha256(key.encode()).hexdigest()[:16]
     return Path(results) / ".data" / f"{name}.json"
 
 
@@ -88,9 +96,10 @@ def _remember(memo: Path, stamp: str, told: str) -> None:
         staged.write_text(json.dumps({"stamp": stamp, "told": told}) + "\n", encoding="utf-8")
 
 
-def _stamp(files: list[Path]) -> str:
+def _stamp(files: list[Path], base: Path) -> str:
     digest = hashlib.sha256()
     for file in files:
         about = file.stat()
-        digest.update(f"{file} {about.st_size} {about.st_mtime_ns}\n".encode())
+        line = f"{file.relative_to(base)} {about.st_size} {about.st_mtime_ns}\n"
+        digest.update(line.encode())
     return digest.hexdigest()[:16]

@@ -235,7 +235,7 @@ def told(root, dataset, results):
     """Return the digest of a data set's files as a new process finds it."""
     data_files._digest_of.cache_clear()
     where = {"data_root": str(root), "results": str(results)}
-    return data_files.data_digest("mine", dataset, **where)
+    return data_files.data_digest(dataset, **where)
 
 
 def test_a_data_sets_digest_is_of_its_contents(tmp_path):
@@ -249,7 +249,7 @@ def test_a_data_sets_digest_is_of_its_contents(tmp_path):
     first = told(tmp_path, mnist, tmp_path / "a")
     # What a job fetched stays what it was told, until it changes.
     where = {"data_root": str(tmp_path), "results": tmp_path / "b"}
-    data_files.remember_fetched("mine", mnist, **where)
+    data_files.remember_fetched(mnist, **where)
     shutil.rmtree(tmp_path / "b" / "data", ignore_errors=True)  # decoded images
     assert told(tmp_path, mnist, tmp_path / "b") == "absent"
     file.write_bytes(b"another")

@@ -38,7 +38,7 @@ def train_run(folder: Path, job: TrainJob, access: Access = AS_IS, *, save_every
         for split in ("train", "test")
     )
     if job.data == ABSENT:
-        remember_fetched(run.dataset, job.dataset, data_root=access.data_root, results=results)
+        remember_fetched(job.dataset, data_root=access.data_root, results=results)
     in_shape = tuple(train_set.inputs.shape[1:])
     network = build(
         job.model,
