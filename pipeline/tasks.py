@@ -36,6 +36,13 @@ from pipeline.stages import (
 )
 
 
+class Job(Settings):
+    """What every job is told: the modules that it begins with, and a digest of all they run."""
+
+    modules: tuple[str, ...] = ()
+    code: str
+
+
 class Access(Settings):
     """How a job comes by its data; apart from what it is told, for no result depends on it.
 
@@ -47,7 +54,7 @@ class Access(Settings):
     stream: bool | Literal["auto"] = "auto"
 
 
-class TrainJob(Settings):
+class TrainJob(Job):
     """What one training job is told; the run's own words are in its folder's name.
 
     ``data`` is a digest of the data set's files, or of their place where they are not looked at.
@@ -58,39 +65,34 @@ class TrainJob(Settings):
     recipe: Recipe
     data: str | None = None
     compute: Arithmetic
-    code: str
 
 
-class SelectJob(Settings):
+class SelectJob(Job):
     """What the choice among a sweep's candidates is told: their recipes, and what each keeps."""
 
     candidates: tuple[str, ...]
     checkpoints: tuple[Epoch, ...]
-    code: str
 
 
-class SpectrumJob(Settings):
+class SpectrumJob(Job):
     """What one spectrum job is told, besides the parts that it makes."""
 
     spectrum: Spectrum
     compute: Krylov
-    code: str
 
 
-class HierarchyJob(Settings):
+class HierarchyJob(Job):
     """What one hierarchy job is told, besides the parts that it makes."""
 
     hierarchy: Hierarchy
     compute: Krylov
-    code: str
 
 
-class LayersJob(Settings):
+class LayersJob(Job):
     """What one layers job is told, besides the parts that it makes."""
 
     layers: Layers
     compute: Krylov
-    code: str
 
 
 StageJob = SpectrumJob | HierarchyJob | LayersJob
@@ -101,7 +103,7 @@ STAGES: dict[str, type[StageJob]] = {
 }
 
 
-class OverlapJob(Settings):
+class OverlapJob(Job):
     """What the overlaps of one network's runs on a data set are told.
 
     ``seeds`` are those of each recipe and n_per_class, ``checkpoints`` the epochs of each recipe.
@@ -117,7 +119,6 @@ class OverlapJob(Settings):
     splits: tuple[Split, ...]
     overlap: Overlap
     compute: Krylov
-    code: str
 
     def runs(self) -> list[Run]:
         """Return the runs to compare."""
@@ -125,24 +126,22 @@ class OverlapJob(Settings):
         return [Run(*network, recipe, n, seed) for recipe, n, some in self.seeds for seed in some]
 
 
-class TheoryJob(Settings):
+class TheoryJob(Job):
     """What the random two-layer networks are told."""
 
     results: str
     theory: Theory
     compute: Arithmetic
-    code: str
 
 
-class BoundsJob(Settings):
+class BoundsJob(Job):
     """What one bound is told: its settings have one method."""
 
     bounds: Bounds
     compute: Products
-    code: str
 
 
-class CubeJob(Settings):
+class CubeJob(Job):
     """What the aggregation of a cube is told: the grid it must find whole.
 
     ``methods`` are those of the bounds, ``sweeps`` the recipes that are sweeps, of the training.
@@ -154,22 +153,20 @@ class CubeJob(Settings):
     splits: tuple[Split, ...]
     methods: tuple[Method, ...] = ()
     sweeps: tuple[str, ...] = ()
-    code: str
 
     def runs(self) -> list[Run]:
         """Return every run that the cube must hold."""
         return [run for block in self.grid for run in block.runs()]
 
 
-class FigureJob(Settings):
+class FigureJob(Job):
     """What one figure is told."""
 
     cubes: dict[str, str]
     figures: Figures
-    code: str
 
 
-class ComparisonJob(Settings):
+class ComparisonJob(Job):
     """What the comparison with the papers' values is told: what the runs of its cubes are.
 
     ``grids`` has the blocks of each cube.  ``bounds`` and ``spectrum`` are what those cubes were
@@ -184,7 +181,6 @@ class ComparisonJob(Settings):
     bounds: Bounds | None = None
     spectrum: Spectrum | None = None
     figures: Figures
-    code: str
 
 
 def layers_parts(job: OverlapJob) -> list[tuple[Run, tuple[int, str], Path]]:

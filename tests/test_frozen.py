@@ -8,7 +8,7 @@ import pytest
 import yaml
 from workflow import TINY, begin, changed, command, environment
 
-from pipeline import data_files
+from pipeline import assign, data_files
 from pipeline.assign import digests, train_job
 from pipeline.config import Config
 from pipeline.errors import ConfigError
@@ -82,7 +82,7 @@ def told(config, name):
     return train_job(config, dataset=name, model="tiny", recipe="sgd").data
 
 
-def test_a_job_is_told_of_data_as_its_workflow_was(tmp_path, monkeypatch):
+def test_a_job_is_told_of_code_and_data_as_its_workflow_was(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "environ", {})
     mnist = {"source": "mnist"}
     settings = {
@@ -106,6 +106,10 @@ def test_a_job_is_told_of_data_as_its_workflow_was(tmp_path, monkeypatch):
     names = ("mnist", "mnist-random")
     assert [told(config, name) for name in names] == ["absent", "absent"]
     freeze(settings, digests(config), config.results)
+    # Code that is edited now is refused by the job's command, which is told what it was.
+    code = train_job(config, dataset="mnist", model="tiny", recipe="sgd").code
+    monkeypatch.setattr(assign, "fingerprint", lambda *_: "edited")
+    assert train_job(config, dataset="mnist", model="tiny", recipe="sgd").code == code
     # The first job, in a process of its own, fetches the files; the second begins meanwhile.
     assert told(config, "mnist") == "absent"
     (tmp_path / "MNIST" / "raw").mkdir(parents=True)
