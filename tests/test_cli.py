@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import yaml
 from small_run import by_command
 from typer.testing import CliRunner
 
+from pipeline import cli
 from pipeline.cli import app
 from pipeline.stages import Compute, Theory
 from pipeline.tasks import TheoryJob
@@ -93,6 +95,19 @@ def test_a_refusal_is_one_message(tmp_path):
     assert done.stderr.startswith("error: the configuration is refused")
     assert "bad.yaml:1: grid" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("file", [None, "some/part.zip"])
+def test_a_full_disk_is_told_by_the_file_that_it_refused(file, monkeypatch, capsys):
+    def refuse():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file)
+
+    monkeypatch.setattr(cli, "app", refuse)
+    with pytest.raises(SystemExit):
+        cli.main()
+    said = capsys.readouterr().err
+    named = file or "the job's log"
+    assert said.startswith(f"error: {named} cannot be written: No space left")
 
 
 def test_a_job_whose_code_has_been_edited_since_is_refused(tmp_path):
