@@ -13,6 +13,7 @@ from pathlib import Path
 from pipeline.atomic import replacing, sha256
 from pipeline.catalogue import FOLDER, SOURCES
 from pipeline.config import Dataset
+from pipeline.errors import StorageError
 from pipeline.frozen import told_digest
 
 ABSENT = "absent"
@@ -92,7 +93,7 @@ def _memo(results: str | Path, key: str) -> Path:
 
 def _remember(memo: Path, stamp: str, told: str) -> None:
     # Where results cannot be written, as in a look at another's, the digest is made each time.
-    with suppress(OSError), replacing(memo) as staged:
+    with suppress(OSError, StorageError), replacing(memo) as staged:
         staged.write_text(json.dumps({"stamp": stamp, "told": told}) + "\n", encoding="utf-8")
 
 

@@ -1,6 +1,9 @@
+import errno
+import os
 import shutil
 import struct
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -261,6 +264,19 @@ def test_a_data_sets_digest_is_of_its_contents(tmp_path):
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(tmp_path / "MNIST", elsewhere / "MNIST")
     assert told(elsewhere, mnist, tmp_path / "d") == first
+
+
+def test_results_that_cannot_be_written_stop_no_look_at_the_data(tmp_path, monkeypatch):
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    (tmp_path / "train" / "a" / "0.png").write_bytes(b"one")
+    images = Dataset(source="folder", path=str(tmp_path))
+    expected = told(tmp_path, images, tmp_path / "free")
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    assert told(tmp_path, images, tmp_path / "locked") == expected
 
 
 @pytest.mark.parametrize("unseen", [{"source": "mnist", "files": ()}, {"source": "my_module:load"}])
