@@ -12,6 +12,8 @@ ROOT = str(workflow.basedir)
 sys.path[:0] = [ROOT, "."]
 
 from pipeline.assign import (
+    data_access,
+    digests,
     bounds_job,
     comparison_job,
     cube_job,
@@ -102,7 +104,7 @@ include: "rules/comparison.smk"
 onstart:
     try:
         check_writable(CONFIG.results)
-        freeze(SETTINGS, CONFIG.results)
+        freeze(SETTINGS, digests(CONFIG), CONFIG.results)
     except AnatomyError as error:
         raise WorkflowError(str(error))
 

@@ -15,7 +15,7 @@ from pipeline.errors import ArtifactError
 from pipeline.models.registry import build
 from pipeline.runs import Run, checkpoint_path, results_of
 from pipeline.streams import stream
-from pipeline.tasks import TrainJob
+from pipeline.tasks import Access, TrainJob
 from pipeline.training.checkpoint import load_network
 
 
@@ -33,6 +33,7 @@ class OpenRun:
     spec: Run
     epoch: int
     job: TrainJob
+    access: Access
     in_shape: tuple[int, ...]
     class_names: tuple[str, ...]
     diverged_epoch: int | None
@@ -86,7 +87,9 @@ class OpenRun:
     def _examples(self, split: str) -> Examples:
         place = {"device": self.device, "dtype": self.dtype}
         results = results_of(self.folder)
-        return run_examples(self.spec, self.job, split, results=results, **place).to(**place)
+        return run_examples(self.spec, self.job, self.access, split, results=results, **place).to(
+            **place
+        )
 
 
 def open_run(
@@ -95,10 +98,12 @@ def open_run(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    access: Access | None = None,
 ) -> OpenRun:
     """Return the trained run in ``folder`` at a checkpoint; None: the last one.
 
-    Data and network are read when first asked for.  Raises ArtifactError where ``folder`` holds no
+    Data and network are read when first asked for, the data by ``access``, or None: as the training
+    read them.  Raises ArtifactError where ``folder`` holds no
     trained run or no such checkpoint.
     """
     folder = Path(folder)
@@ -121,6 +126,7 @@ def open_run(
         spec=Run(**record["run"]),
         epoch=epoch,
         job=TrainJob.model_validate_json(json.dumps(record["provenance"]["settings"])),
+        access=access or Access.model_validate(record["access"]),
         in_shape=tuple(record["in_shape"]),
         class_names=tuple(record["class_names"]),
         diverged_epoch=record["diverged_epoch"],

@@ -1,13 +1,17 @@
 """From a configuration to what each job is told."""
 
+from typing import Any
+
 from pipeline.catalogue import FIGURES, LOADERS
 from pipeline.config import Config
-from pipeline.data_files import data_digest
+from pipeline.data_files import data_digest, data_key
 from pipeline.fingerprint import fingerprint
+from pipeline.frozen import told_digest
 from pipeline.reference.values import compared_cubes
 from pipeline.settings import Split
 from pipeline.tasks import (
     STAGES,
+    Access,
     BoundsJob,
     ComparisonJob,
     CubeJob,
@@ -32,19 +36,55 @@ CUBE_MODULES = {
 READING, WRITING = "pipeline.cubes.store", "pipeline.cubes.write"
 
 
+def data_access(config: Config) -> Access:
+    """Return how every job comes by its data."""
+    return Access(
+        data_root=config.data_root, download=config.download, stream=config.compute.stream
+    )
+
+
+def digests(config: Config) -> dict[str, str]:
+    """Return the digests of data and code that jobs are told, by what they are of."""
+    networks = sorted({(run.dataset, run.model) for run in config.runs()})
+    entries = [
+        *(
+            entry_modules(config, rule, dataset=dataset, model=model)
+            for rule in ("train", *STAGES, "bounds")
+            for dataset, model in networks
+        ),
+        *(entry_modules(config, r) for r in ("select", "overlap", "theory", "comparison")),
+        *(entry_modules(config, "cube", name) for name in config.gathered()),
+        *(entry_modules(config, "figure", name) for name in config.figure_names()),
+    ]
+    data = {
+        data_key(config.datasets[name]): _data(config, name)
+        for name in sorted({run.dataset for run in config.runs()})
+    }
+    code = {" ".join(modules): fingerprint(*modules) for modules in entries}
+    return code | {key: digest for key, digest in data.items() if digest}
+
+
+def _coded(config: Config, rule: str, name: str = "", **words: str) -> dict[str, Any]:
+    """Return the modules that a rule's job begins with, and the digest of all they run."""
+    modules = entry_modules(config, rule, name, **words)
+    told = told_digest(" ".join(modules))
+    return {"modules": tuple(modules), "code": told or fingerprint(*modules)}
+
+
+def _data(config: Config, dataset: str) -> str | None:
+    where = {"data_root": config.data_root, "results": config.results}
+    return data_digest(config.datasets[dataset], **where)
+
+
 def train_job(config: Config, *, dataset: str, model: str, recipe: str) -> TrainJob:
     """Return what the training of a run depends on, besides the run's own words."""
     return TrainJob(
         dataset=config.datasets[dataset].resolved(),
         model=config.models[model],
         recipe=config.recipe(recipe),
-        data=data_digest(
-            dataset, config.datasets[dataset], data_root=config.data_root, results=config.results
-        ),
-        data_root=config.data_root,
-        download=config.download,
+        data=_data(config, dataset),
         compute=config.compute,
-        code=fingerprint(*entry_modules(config, "train", dataset=dataset, model=model)),
+        **_coded(config, "train", dataset=dataset, model=model),
     )
 
 
@@ -53,7 +93,7 @@ def select_job(config: Config, *, recipe: str) -> SelectJob:
     return SelectJob(
         candidates=tuple(config.candidates[recipe]),
         checkpoints=config.checkpoints(recipe, "training"),
-        code=fingerprint(*entry_modules(config, "select")),
+        **_coded(config, "select"),
     )
 
 
@@ -63,7 +103,7 @@ def stage_job(config: Config, stage: str, *, dataset: str, model: str) -> StageJ
         {
             stage: getattr(config, stage),
             "compute": config.compute,
-            "code": fingerprint(*entry_modules(config, stage, dataset=dataset, model=model)),
+            **_coded(config, stage, dataset=dataset, model=model),
         }
     )
 
@@ -85,7 +125,7 @@ def overlap_job(config: Config, *, dataset: str, model: str, norm: str) -> Overl
         splits=config.layers.splits,
         overlap=config.overlap,
         compute=config.compute,
-        code=fingerprint(*entry_modules(config, "overlap")),
+        **_coded(config, "overlap"),
     )
 
 
@@ -95,7 +135,7 @@ def theory_job(config: Config) -> TheoryJob:
         results=config.results,
         theory=config.theory,
         compute=config.compute,
-        code=fingerprint(*entry_modules(config, "theory")),
+        **_coded(config, "theory"),
     )
 
 
@@ -104,7 +144,7 @@ def bounds_job(config: Config, *, dataset: str, model: str, method: str) -> Boun
     return BoundsJob(
         bounds=config.bounds.model_copy(update={"methods": (method,)}),
         compute=config.compute,
-        code=fingerprint(*entry_modules(config, "bounds", dataset=dataset, model=model)),
+        **_coded(config, "bounds", dataset=dataset, model=model),
     )
 
 
@@ -126,7 +166,7 @@ def cube_job(config: Config, cube: str) -> CubeJob:
         splits=splits_of(config, cube),
         methods=config.bounds.methods if cube == "bounds" else (),
         sweeps=tuple(sorted(config.candidates)) if cube == "training" else (),
-        code=fingerprint(*entry_modules(config, "cube", cube)),
+        **_coded(config, "cube", cube),
     )
 
 
@@ -135,7 +175,7 @@ def figure_job(config: Config, figure: str) -> FigureJob:
     return FigureJob(
         cubes={cube: f"{config.results}/cubes/{cube}.zarr" for cube in FIGURES[figure]},
         figures=config.figures.model_copy(update={"names": (figure,)}),
-        code=fingerprint(*entry_modules(config, "figure", figure)),
+        **_coded(config, "figure", figure),
     )
 
 
@@ -160,7 +200,7 @@ def comparison_job(config: Config) -> ComparisonJob:
         bounds=config.bounds if "bounds" in cubes else None,
         spectrum=config.spectrum if "spectrum" in cubes else None,
         figures=config.figures.model_copy(update={"names": ("comparison",)}),
-        code=fingerprint(*entry_modules(config, "comparison")),
+        **_coded(config, "comparison"),
     )
 
 

@@ -52,7 +52,10 @@ def replacing(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def storing(path: Path | str, cures: dict[int, str] = CURES) -> Iterator[None]:
-    """Raise StorageError where a disk does not take what is for ``path``, with its cure."""
+    """Raise StorageError where a disk does not take what is for ``path``, with its cure.
+
+    What stands for a path in words gives way to the file that the error names, if any.
+    """
     try:
         yield
     except Exception as error:
@@ -61,8 +64,9 @@ def storing(path: Path | str, cures: dict[int, str] = CURES) -> Iterator[None]:
         number = getattr(error, "errno", None) or (int(told[1]) if told else None)
         if number not in cures:
             raise
+        named = path if isinstance(path, Path) else getattr(error, "filename", None) or path
         raise StorageError(
-            f"{path} cannot be written: {os.strerror(number)}. {cures[number]}. Nothing that was "
+            f"{named} cannot be written: {os.strerror(number)}. {cures[number]}. Nothing that was "
             "finished is lost: a rerun goes on from there"
         ) from error
 

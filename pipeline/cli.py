@@ -5,7 +5,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, NoReturn, TypeVar
 
 import typer
 
@@ -14,14 +14,17 @@ from pipeline.config import Config
 from pipeline.configfile import read_config
 from pipeline.cubes.reference import cube_reference
 from pipeline.errors import AnatomyError
+from pipeline.fingerprint import check_code
 from pipeline.overlay import with_default
 from pipeline.progress import hold_log, say
 from pipeline.tasks import (
+    Access,
     BoundsJob,
     ComparisonJob,
     CubeJob,
     FigureJob,
     HierarchyJob,
+    Job,
     LayersJob,
     OverlapJob,
     SelectJob,
@@ -29,6 +32,8 @@ from pipeline.tasks import (
     TheoryJob,
     TrainJob,
 )
+
+J = TypeVar("J", bound=Job)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -38,6 +43,7 @@ PartFiles = Annotated[
 ]
 RunFolder = Annotated[Path, typer.Argument(help="a run's folder: .../runs/<dataset>/.../seed<n>")]
 JobText = Annotated[str, typer.Option("--job", help="what the job depends on, as JSON")]
+AccessText = Annotated[str, typer.Option("--access", help="how it comes by its data, as JSON")]
 Processes = Annotated[
     int, typer.Option(help="start so many under torchrun, each with a share of the examples")
 ]
@@ -107,63 +113,71 @@ def schema(out: Path = Path("docs")) -> None:
 def train(
     folder: RunFolder,
     job: JobText,
+    access: AccessText,
     save_every: Annotated[float, typer.Option(help="seconds between resumable states")] = 20.0,
 ) -> None:
     """Train a run: checkpoints, history.csv and run.json."""
+    told = checked(TrainJob, job)
     from pipeline.jobs.train import train_run
 
-    train_run(folder, TrainJob.model_validate_json(job), save_every=save_every)
+    train_run(folder, told, Access.model_validate_json(access), save_every=save_every)
 
 
 @app.command()
 def select(folder: RunFolder, job: JobText) -> None:
     """Make the best of a sweep's candidates a run's network: its files, and sweep.csv."""
+    told = checked(SelectJob, job)
     from pipeline.jobs.select import select_run
 
-    select_run(folder, SelectJob.model_validate_json(job))
+    select_run(folder, told)
 
 
 @app.command()
-def spectrum(parts: PartFiles, job: JobText, processes: Processes = 1) -> None:
+def spectrum(parts: PartFiles, job: JobText, access: AccessText, processes: Processes = 1) -> None:
     """Compute the spectra of checkpoints."""
     spread(processes)
+    told = checked(SpectrumJob, job)
     from pipeline.jobs.spectrum import write_spectra
 
-    write_spectra(parts, SpectrumJob.model_validate_json(job))
+    write_spectra(parts, told, Access.model_validate_json(access))
 
 
 @app.command()
-def hierarchy(parts: PartFiles, job: JobText, processes: Processes = 1) -> None:
+def hierarchy(parts: PartFiles, job: JobText, access: AccessText, processes: Processes = 1) -> None:
     """Compute the three-level hierarchy of checkpoints."""
     spread(processes)
+    told = checked(HierarchyJob, job)
     from pipeline.jobs.hierarchy import write_hierarchies
 
-    write_hierarchies(parts, HierarchyJob.model_validate_json(job))
+    write_hierarchies(parts, told, Access.model_validate_json(access))
 
 
 @app.command()
-def layers(parts: PartFiles, job: JobText, processes: Processes = 1) -> None:
+def layers(parts: PartFiles, job: JobText, access: AccessText, processes: Processes = 1) -> None:
     """Dissect the layers of checkpoints."""
     spread(processes)
+    told = checked(LayersJob, job)
     from pipeline.jobs.layers import write_layers
 
-    write_layers(parts, LayersJob.model_validate_json(job))
+    write_layers(parts, told, Access.model_validate_json(access))
 
 
 @app.command()
 def overlap(job: JobText) -> None:
     """Compare the layers' eigenspaces between the runs of a network."""
+    told = checked(OverlapJob, job)
     from pipeline.jobs.overlap import write_overlaps
 
-    write_overlaps(OverlapJob.model_validate_json(job))
+    write_overlaps(told)
 
 
 @app.command()
 def theory(job: JobText) -> None:
     """Hold random two-layer networks to their theory."""
+    told = checked(TheoryJob, job)
     from pipeline.jobs.theory import write_theory
 
-    write_theory(TheoryJob.model_validate_json(job))
+    write_theory(told)
 
 
 @app.command()
@@ -172,20 +186,23 @@ def bounds(
         Path, typer.Argument(help="to make: .../curvature/<run>/<method>/bounds.zarr.zip")
     ],
     job: JobText,
+    access: AccessText,
     save_every: Annotated[float, typer.Option(help="seconds between resumable states")] = 20.0,
 ) -> None:
     """Bound a run's test error by a PAC-Bayes posterior."""
+    told = checked(BoundsJob, job)
     from pipeline.jobs.bounds import write_bound
 
-    write_bound(part, BoundsJob.model_validate_json(job), save_every=save_every)
+    write_bound(part, told, Access.model_validate_json(access), save_every=save_every)
 
 
 @app.command()
 def cube(name: str, job: JobText) -> None:
     """Gather the cube NAME from its parts."""
+    told = checked(CubeJob, job)
     from pipeline.jobs.cube import write_cube_of
 
-    write_cube_of(name, CubeJob.model_validate_json(job))
+    write_cube_of(name, told)
 
 
 @app.command()
@@ -195,17 +212,29 @@ def figure(
     job: JobText,
 ) -> None:
     """Draw the figure NAME from its cubes."""
+    told = checked(FigureJob, job)
     from pipeline.jobs.figure import draw_figure
 
-    draw_figure(name, out, FigureJob.model_validate_json(job))
+    draw_figure(name, out, told)
 
 
 @app.command()
 def comparison(job: JobText) -> None:
     """Set the papers' values beside the cubes': tables and a figure."""
+    told = checked(ComparisonJob, job)
     from pipeline.jobs.comparison import write_comparison
 
-    write_comparison(ComparisonJob.model_validate_json(job))
+    write_comparison(told)
+
+
+def checked(kind: type[J], text: str) -> J:
+    """Return what a job is told; raises CodeError where its code has been edited since.
+
+    Its results would say that they are of the code that it was told of.
+    """
+    job = kind.model_validate_json(text)
+    check_code(job.code, job.modules)
+    return job
 
 
 def spread(processes: int) -> None:

@@ -173,7 +173,11 @@ class Config(Settings):
     """A whole experiment."""
 
     results: Annotated[str, StringConstraints(min_length=1)] = "results"
-    data_root: str = Field("data", description="where torchvision keeps its data sets")
+    data_root: str = Field(
+        "data",
+        description="where torchvision keeps its data sets; changing it reruns nothing where "
+        "the files are the same",
+    )
     download: bool = Field(True, description="let torchvision fetch what data_root lacks")
     cubes: Annotated[tuple[Cube, ...], Field(min_length=1)] = Field(
         CUBES, description="the cubes to gather; figures that need another are not drawn"

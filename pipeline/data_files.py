@@ -13,13 +13,15 @@ from pathlib import Path
 from pipeline.atomic import replacing, sha256
 from pipeline.catalogue import FOLDER, SOURCES
 from pipeline.config import Dataset
+from pipeline.errors import StorageError
+from pipeline.frozen import told_digest
 
 ABSENT = "absent"
 FOLDER_FILES = ("train/*/*", "test/*/*")
 
 
 def data_files(dataset: Dataset, data_root: str) -> list[Path] | None:
-    """Return a data set's files as they are now, sorted; None where it is known to have none."""
+    """Return a data set's files as they are now, sorted; None where none are looked at."""
     patterns = dataset.files
     if patterns is None and dataset.source == FOLDER:
         patterns = FOLDER_FILES
@@ -27,61 +29,78 @@ def data_files(dataset: Dataset, data_root: str) -> list[Path] | None:
         patterns = SOURCES[dataset.source].files
     if not patterns:
         return None
-    base = Path(dataset.path or data_root)
+    base = _base(dataset, data_root)
     return sorted({file for pattern in patterns for file in base.glob(pattern) if file.is_file()})
 
 
-def data_digest(name: str, dataset: Dataset, *, data_root: str, results: str) -> str | None:
-    """Return a digest of the names and contents of a data set's files.
+def _base(dataset: Dataset, data_root: str) -> Path:
+    return Path(dataset.path or data_root)
 
-    None for a data set without files, ``ABSENT`` where there are none yet.  What a job has fetched
-    since stays ``ABSENT``, as that job was told, until it changes.  A process looks once: hundreds
-    of jobs may train on one data set.
+
+def data_key(dataset: Dataset) -> str:
+    """Return what data sets of the same files share, whatever they are called."""
+    return dataset.model_dump_json(include={"source", "path", "files"})
+
+
+def data_digest(dataset: Dataset, *, data_root: str, results: str) -> str | None:
+    """Return a digest of the names and contents of a data set's files, wherever they lie.
+
+    None for a data set without files, ``ABSENT`` where there are none yet; where they are not
+    looked at, a digest of the place that they lie in, for want of a better sign of them.  What a
+    job has fetched since stays ``ABSENT``, as that job was told, until it changes.  While a
+    workflow runs it is what it began with: jobs fetch files before others begin.  A process looks
+    once: hundreds of jobs may train on one data set.
     """
-    key = dataset.model_dump_json(include={"source", "path", "files"})
-    return _digest_of(name, key, data_root, results)
+    key = data_key(dataset)
+    return told_digest(key) or _digest_of(key, data_root, results)
 
 
-def remember_fetched(name: str, dataset: Dataset, *, data_root: str, results: str | Path) -> None:
+def remember_fetched(dataset: Dataset, *, data_root: str, results: str | Path) -> None:
     """Keep in mind that the files there now are those that a job, told ``ABSENT``, has fetched."""
     files = data_files(dataset, data_root)
     if files:
-        _remember(_memo(results, name), _stamp(files), ABSENT)
+        memo = _memo(results, data_key(dataset))
+        _remember(memo, _stamp(files, _base(dataset, data_root)), ABSENT)
 
 
 @cache
-def _digest_of(name: str, dataset: str, data_root: str, results: str) -> str | None:
-    files = data_files(Dataset.model_validate_json(dataset), data_root)
+def _digest_of(key: str, data_root: str, results: str) -> str | None:
+    dataset = Dataset.model_validate_json(key)
+    files, base = data_files(dataset, data_root), _base(dataset, data_root)
+    if files is None:
+        known = dataset.source in SOURCES and dataset.files is None
+        return None if known else hashlib.sha256(str(base).encode()).hexdigest()[:16]
     if not files:
-        return files if files is None else ABSENT
-    stamp = _stamp(files)
-    memo = _memo(results, name)
+        return ABSENT
+    stamp, memo = _stamp(files, base), _memo(results, key)
     with suppress(OSError, ValueError, KeyError):
         known = json.loads(memo.read_text(encoding="utf-8"))
         if known["stamp"] == stamp:
             return known["told"]
     digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{'/'.join(file.parts[-3:])} {sha256(file)}\n".encode())
+        digest.update(f"{file.relative_to(base)} {sha256(file)}\n".encode())
     told = digest.hexdigest()[:16]
     _remember(memo, stamp, told)
     return told
 
 
-def _memo(results: str | Path, name: str) -> Path:
+def _memo(results: str | Path, key: str) -> Path:
     # Not beside decoded images, which may be deleted: without it what a job fetched is retrained.
+    name = hashlib.sha256(key.encode()).hexdigest()[:16]
     return Path(results) / ".data" / f"{name}.json"
 
 
 def _remember(memo: Path, stamp: str, told: str) -> None:
     # Where results cannot be written, as in a look at another's, the digest is made each time.
-    with suppress(OSError), replacing(memo) as staged:
+    with suppress(OSError, StorageError), replacing(memo) as staged:
         staged.write_text(json.dumps({"stamp": stamp, "told": told}) + "\n", encoding="utf-8")
 
 
-def _stamp(files: list[Path]) -> str:
+def _stamp(files: list[Path], base: Path) -> str:
     digest = hashlib.sha256()
     for file in files:
         about = file.stat()
-        digest.update(f"{file} {about.st_size} {about.st_mtime_ns}\n".encode())
+        line = f"{file.relative_to(base)} {about.st_size} {about.st_mtime_ns}\n"
+        digest.update(line.encode())
     return digest.hexdigest()[:16]

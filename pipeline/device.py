@@ -18,7 +18,7 @@ from torch import distributed
 
 from pipeline.errors import AnatomyError
 from pipeline.progress import say
-from pipeline.stages import Compute
+from pipeline.stages import Arithmetic
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 # Of all memory: a split whose images take more is streamed.  While they are loaded they take up to
@@ -26,7 +26,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 SHARE_FOR_DATA = 0.25
 
 
-def prepare(compute: Compute) -> torch.device:
+def prepare(compute: Arithmetic) -> torch.device:
     """Set threads and TF32 as the config says, and return the job's device.
 
     Under torchrun the process joins its group, and takes the GPU of its local rank.  Raises

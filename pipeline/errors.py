@@ -9,6 +9,10 @@ class ConfigError(AnatomyError):
     """A configuration that cannot be run."""
 
 
+class CodeError(AnatomyError):
+    """Code that is no longer what a job was told of."""
+
+
 class DataError(AnatomyError):
     """A data set that is missing, corrupt or too small."""
 

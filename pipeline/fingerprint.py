@@ -8,7 +8,7 @@ from functools import cache
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
-from pipeline.errors import ConfigError
+from pipeline.errors import CodeError, ConfigError
 
 PACKAGE = Path(__file__).parent
 
@@ -41,6 +41,18 @@ def fingerprint(*modules: str) -> str:
     for name in sorted(set().union(*(closure(module) for module in modules))):
         digest.update(f"{name}\n{_code(name)}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def check_code(told: str, modules: Sequence[str]) -> None:
+    """Raise CodeError where the code that ``modules`` run is not that which a job was ``told``."""
+    found = fingerprint(*modules)
+    if found != told:
+        raise CodeError(
+            f"the code that this job runs ({', '.join(modules)}, and what they import) has been "
+            f"edited since its workflow began: its digest is {found}, the job's `code` is {told}. "
+            "Start snakemake again, which makes anew what the edit changes, or undo the edit. To "
+            f"run this command by hand with the code as it is, put {found} in the place of {told}"
+        )
 
 
 def closure(module: str) -> set[str]:

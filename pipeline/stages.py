@@ -173,15 +173,20 @@ class Bounds(Settings):
     )
 
 
-class Compute(Settings):
-    """Where and in what arithmetic jobs run; part of what results depend on."""
+class Arithmetic(Settings):
+    """Where a job runs, and how numbers are rounded there: part of what all results depend on."""
 
     device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
         "auto", description="auto: a GPU where the job finds one; checked inside the job"
     )
-    dtype: Literal["float32", "float64"] = Field("float32", description="of curvature products")
     tf32: bool = Field(False, description="let a GPU round float32 products to TF32")
     threads: PositiveInt = Field(1, description="CPU threads per job")
+
+
+class Products(Arithmetic):
+    """How products with curvature matrices are evaluated, which changes rounding."""
+
+    dtype: Literal["float32", "float64"] = Field("float32", description="of curvature products")
     chunk: PositiveInt = Field(
         1000,
         description="examples linearised at once; fewer where a pass would take over a tenth of "
@@ -190,19 +195,30 @@ class Compute(Settings):
     memory_gb: Annotated[float, Field(ge=0)] | None = Field(
         None, description="GiB for kept linearised chunks; null: a quarter of all memory"
     )
-    basis_gb: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="GiB for a Krylov basis; null: a quarter of all memory"
-    )
     vectors: PositiveInt = Field(
         8, description="vectors multiplied in one pass over a chunk; fewer likewise"
     )
+    compiled: bool = Field(
+        False, description="products through torch.compile; on a CPU it needs a C++ compiler"
+    )
+
+
+class Krylov(Products):
+    """The same, and the room for a Krylov basis, which may lower what is asked of it."""
+
+    basis_gb: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="GiB for a Krylov basis; null: a quarter of all memory"
+    )
+
+
+class Compute(Krylov):
+    """Where and in what arithmetic jobs run; a job's results depend on what it reads of it."""
+
     stream: bool | Literal["auto"] = Field(
         "auto",
         description="read images as they are needed, chunk by chunk, instead of keeping them on "
-        "the device; auto: where those of a split would take over a quarter of all memory",
-    )
-    compiled: bool = Field(
-        False, description="products through torch.compile; on a CPU it needs a C++ compiler"
+        "the device; auto: where those of a split would take over a quarter of all memory. "
+        "Changing it reruns nothing: on a CPU no bit changes",
     )
 
 

@@ -1,11 +1,12 @@
 """What each job is told: all that its result depends on, besides its input files, and nothing else.
 
 The rules keep it in their params as one JSON text, so that Snakemake reruns a job when it changes.
+Of the configuration's ``compute`` the text has the fields of the class that a job declares.
 """
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.config import Dataset, Grid, Model
 from pipeline.recipes import Recipe
@@ -21,55 +22,77 @@ from pipeline.runs import (
     theory_path,
 )
 from pipeline.settings import Cube, Epoch, Method, Settings, Split
-from pipeline.stages import Bounds, Compute, Figures, Hierarchy, Layers, Overlap, Spectrum, Theory
+from pipeline.stages import (
+    Arithmetic,
+    Bounds,
+    Figures,
+    Hierarchy,
+    Krylov,
+    Layers,
+    Overlap,
+    Products,
+    Spectrum,
+    Theory,
+)
 
 
-class TrainJob(Settings):
+class Job(Settings):
+    """What every job is told: the modules that it begins with, and a digest of all they run."""
+
+    modules: tuple[str, ...] = ()
+    code: str
+
+
+class Access(Settings):
+    """How a job comes by its data; apart from what it is told, for no result depends on it.
+
+    ``stream`` is ``compute.stream``.
+    """
+
+    data_root: str = "data"
+    download: bool = False
+    stream: bool | Literal["auto"] = "auto"
+
+
+class TrainJob(Job):
     """What one training job is told; the run's own words are in its folder's name.
 
-    ``data`` is a digest of the data set's files.
+    ``data`` is a digest of the data set's files, or of their place where they are not looked at.
     """
 
     dataset: Dataset
     model: Model
     recipe: Recipe
     data: str | None = None
-    data_root: str
-    download: bool
-    compute: Compute
-    code: str
+    compute: Arithmetic
 
 
-class SelectJob(Settings):
+class SelectJob(Job):
     """What the choice among a sweep's candidates is told: their recipes, and what each keeps."""
 
     candidates: tuple[str, ...]
     checkpoints: tuple[Epoch, ...]
-    code: str
 
 
-class SpectrumJob(Settings):
+class SpectrumJob(Job):
     """What one spectrum job is told, besides the parts that it makes."""
 
     spectrum: Spectrum
-    compute: Compute
-    code: str
+    compute: Krylov
 
 
-class HierarchyJob(Settings):
+class HierarchyJob(Job):
     """What one hierarchy job is told, besides the parts that it makes."""
 
     hierarchy: Hierarchy
-    compute: Compute
-    code: str
+    compute: Krylov
 
 
-class LayersJob(Settings):
+class LayersJob(Job):
     """What one layers job is told, besides the parts that it makes."""
 
     layers: Layers
-    compute: Compute
-    code: str
+    compute: Krylov
 
 
 StageJob = SpectrumJob | HierarchyJob | LayersJob
@@ -80,10 +103,11 @@ STAGES: dict[str, type[StageJob]] = {
 }
 
 
-class OverlapJob(Settings):
+class OverlapJob(Job):
     """What the overlaps of one network's runs on a data set are told.
 
     ``seeds`` are those of each recipe and n_per_class, ``checkpoints`` the epochs of each recipe.
+    ``compute`` is that of the layers' parts, which are made anew with any of it.
     """
 
     results: str
@@ -94,8 +118,7 @@ class OverlapJob(Settings):
     checkpoints: dict[str, tuple[Epoch, ...]]
     splits: tuple[Split, ...]
     overlap: Overlap
-    compute: Compute
-    code: str
+    compute: Krylov
 
     def runs(self) -> list[Run]:
         """Return the runs to compare."""
@@ -103,24 +126,22 @@ class OverlapJob(Settings):
         return [Run(*network, recipe, n, seed) for recipe, n, some in self.seeds for seed in some]
 
 
-class TheoryJob(Settings):
+class TheoryJob(Job):
     """What the random two-layer networks are told."""
 
     results: str
     theory: Theory
-    compute: Compute
-    code: str
+    compute: Arithmetic
 
 
-class BoundsJob(Settings):
+class BoundsJob(Job):
     """What one bound is told: its settings have one method."""
 
     bounds: Bounds
-    compute: Compute
-    code: str
+    compute: Products
 
 
-class CubeJob(Settings):
+class CubeJob(Job):
     """What the aggregation of a cube is told: the grid it must find whole.
 
     ``methods`` are those of the bounds, ``sweeps`` the recipes that are sweeps, of the training.
@@ -132,22 +153,20 @@ class CubeJob(Settings):
     splits: tuple[Split, ...]
     methods: tuple[Method, ...] = ()
     sweeps: tuple[str, ...] = ()
-    code: str
 
     def runs(self) -> list[Run]:
         """Return every run that the cube must hold."""
         return [run for block in self.grid for run in block.runs()]
 
 
-class FigureJob(Settings):
+class FigureJob(Job):
     """What one figure is told."""
 
     cubes: dict[str, str]
     figures: Figures
-    code: str
 
 
-class ComparisonJob(Settings):
+class ComparisonJob(Job):
     """What the comparison with the papers' values is told: what the runs of its cubes are.
 
     ``grids`` has the blocks of each cube.  ``bounds`` and ``spectrum`` are what those cubes were
@@ -162,7 +181,6 @@ class ComparisonJob(Settings):
     bounds: Bounds | None = None
     spectrum: Spectrum | None = None
     figures: Figures
-    code: str
 
 
 def layers_parts(job: OverlapJob) -> list[tuple[Run, tuple[int, str], Path]]:

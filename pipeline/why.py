@@ -9,7 +9,6 @@ from typing import Any
 
 from PIL import Image
 
-from pipeline.assign import entry_modules
 from pipeline.atomic import sha256
 from pipeline.config import Config
 from pipeline.cubes.store import open_cube, opened_part, read_attributes
@@ -20,6 +19,7 @@ from pipeline.tasks import STAGES
 from pipeline.workload import Work, kept_inputs, told, workload
 
 SHOWN_FILES = 6
+CODE = {"modules", "code"}
 DRAWN = ("figure", "comparison")  # jobs whose drawing carries their record
 
 
@@ -33,8 +33,8 @@ def explanation(artifact: str | Path, config: Config) -> str:
         raise ArtifactError(f"{artifact} is not there yet. Run snakemake, which makes it")
     record = _record(artifact, work)
     now = told(config, work).model_dump(mode="json")
-    settings = [(key, json.dumps(value)) for key, value in _leaves(now) if key != "code"]
-    modules = _modules(config, work)
+    settings = [(key, json.dumps(value)) for key, value in _leaves(now) if key not in CODE]
+    modules = sorted(set().union(*map(closure, now["modules"])))
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     lasting = replace(work, inputs=kept_inputs(config, work))
     changes = list(_changes(artifact, record, now, lasting, modules))
@@ -69,14 +69,6 @@ def _maker(artifact: Path, config: Config) -> tuple[Work, Path]:
     )
 
 
-def _modules(config: Config, work: Work) -> list[str]:
-    """Return the modules whose code a job runs."""
-    named = work.run and work.rule != "select"  # which runs no network
-    words = {"dataset": work.run.dataset, "model": work.run.model} if named else {}
-    entries = entry_modules(config, work.rule, work.name, **words)
-    return sorted(set().union(*map(closure, entries)))
-
-
 def _record(artifact: Path, work: Work) -> dict[str, Any]:
     """Return the provenance that an artifact carries, or the one made with it that carries it."""
     if work.rule in ("train", "select"):
@@ -97,7 +89,7 @@ def _changes(
 ) -> Iterator[str]:
     """Yield what differs between an artifact's record and the present."""
     then, current = dict(_leaves(record["settings"])), dict(_leaves(now))
-    for key in sorted((then.keys() | current.keys()) - {"code"}):
+    for key in sorted((then.keys() | current.keys()) - CODE):
         if then.get(key) != current.get(key):
             yield f"setting {key}: {json.dumps(then.get(key))} -> {json.dumps(current.get(key))}"
     if record["code"] != now["code"]:

@@ -27,4 +27,5 @@ for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists("bounds"
             "seed={wildcards.seed}"
         shell:
             "ANATOMY_MEM_MB={resources.mem_mb} "
-            "python -m pipeline bounds {output.part:q} --job {params.job:q} 2> {log:q}"
+            "python -m pipeline bounds {output.part:q} --job {params.job:q} "
+            "--access {ACCESS:q} 2> {log:q}"

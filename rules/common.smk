@@ -1,5 +1,7 @@
 RESULTS = CONFIG.results
 RUN = f"{RESULTS}/runs/{PATTERN}"
+# In the shell's text by its name alone, which is what Snakemake compares.
+ACCESS = data_access(CONFIG).model_dump_json()
 
 
 def asked(stage):

@@ -28,4 +28,4 @@ for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists("layers"
         shell:
             "ANATOMY_MEM_MB={resources.mem_mb} "
             "python -m pipeline layers {output.parts:q} --processes {resources.gpu} "
-            "--job {params.job:q} 2> {log:q}"
+            "--job {params.job:q} --access {ACCESS:q} 2> {log:q}"

@@ -30,4 +30,5 @@ for number, ((checkpoints, kept), recipes) in enumerate(CONFIG.trained_lists().i
             "{wildcards.recipe} n={wildcards.n_per_class} seed={wildcards.seed}"
         shell:
             "ANATOMY_MEM_MB={resources.mem_mb} "
-            "python -m pipeline train {params.folder:q} --job {params.job:q} 2> {log:q}"
+            "python -m pipeline train {params.folder:q} --job {params.job:q} "
+            "--access {ACCESS:q} 2> {log:q}"

@@ -1,6 +1,7 @@
 """A small run on digits that many tests train: its recipe, its job and its folder."""
 
 from pipeline.config import Dataset, FNet
+from pipeline.fingerprint import fingerprint
 from pipeline.recipes import Recipe
 from pipeline.runs import Run, part_path
 from pipeline.stages import Compute
@@ -9,13 +10,18 @@ from pipeline.tasks import TrainJob
 RECIPE = Recipe(lr=0.05, batch=16, epochs=30, checkpoints=(0, 3, 30))
 
 
+def by_command(job, rule):
+    """Return a job that a command takes: with the digest of its code as it is."""
+    modules = (f"pipeline.jobs.{rule}",)
+    about = {"modules": modules, "code": fingerprint(*modules)}
+    return job.model_copy(update=about)
+
+
 def job_of(recipe=RECIPE, **compute):
     return TrainJob(
         dataset=Dataset(source="digits").resolved(),
         model=FNet(family="fnet", width=8, depth=1),
         recipe=recipe,
-        data_root="nowhere",
-        download=False,
         compute=Compute(device="cpu", **compute),
         code="test",
     )

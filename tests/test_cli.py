@@ -1,13 +1,19 @@
+import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from small_run import by_command
 from typer.testing import CliRunner
 
+from pipeline import cli
 from pipeline.cli import app
+from pipeline.stages import Compute, Theory
+from pipeline.tasks import TheoryJob
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = (
@@ -89,3 +95,46 @@ def test_a_refusal_is_one_message(tmp_path):
     assert done.stderr.startswith("error: the configuration is refused")
     assert "bad.yaml:1: grid" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("file", [None, "some/part.zip"])
+def test_a_full_disk_is_told_by_the_file_that_it_refused(file, monkeypatch, capsys):
+    def refuse():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file)
+
+    monkeypatch.setattr(cli, "app", refuse)
+    with pytest.raises(SystemExit):
+        cli.main()
+    said = capsys.readouterr().err
+    named = file or "the job's log"
+    assert said.startswith(f"error: {named} cannot be written: No space left")
+
+
+def test_a_job_whose_code_has_been_edited_since_is_refused(tmp_path):
+    shutil.copytree(ROOT / "pipeline", tmp_path / "pipeline")
+    job = by_command(
+        TheoryJob(
+            results="out",
+            theory=Theory(widths=(16,), seeds=(0,), examples=20),
+            compute=Compute(device="cpu"),
+            code="",
+        ),
+        "theory",
+    )
+    command = [sys.executable, "-m", "pipeline", "theory", "--job", job.model_dump_json()]
+
+    def run():
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    module = tmp_path / "pipeline" / "anatomy" / "theory.py"
+    text = module.read_text()
+    module.write_text(text + "\n\ndef more():\n    return 1\n")
+    done = run()
+    assert done.returncode == 1
+    assert "error: the code that this job runs (pipeline.jobs.theory, " in done.stderr
+    assert f"the job's `code` is {job.code}. Start snakemake again" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+    module.write_text("# A comment.\n" + text)
+    assert run().returncode == 0
+    assert list((tmp_path / "out").rglob("*.zarr.zip"))

@@ -1,6 +1,9 @@
+import errno
+import os
 import shutil
 import struct
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -248,7 +251,7 @@ def told(root, dataset, results):
     """Return the digest of a data set's files as a new process finds it."""
     data_files._digest_of.cache_clear()
     where = {"data_root": str(root), "results": str(results)}
-    return data_files.data_digest("mine", dataset, **where)
+    return data_files.data_digest(dataset, **where)
 
 
 def test_a_data_sets_digest_is_of_its_contents(tmp_path):
@@ -262,7 +265,7 @@ def test_a_data_sets_digest_is_of_its_contents(tmp_path):
     first = told(tmp_path, mnist, tmp_path / "a")
     # What a job fetched stays what it was told, until it changes.
     where = {"data_root": str(tmp_path), "results": tmp_path / "b"}
-    data_files.remember_fetched("mine", mnist, **where)
+    data_files.remember_fetched(mnist, **where)
     shutil.rmtree(tmp_path / "b" / "data", ignore_errors=True)  # decoded images
     assert told(tmp_path, mnist, tmp_path / "b") == "absent"
     file.write_bytes(b"another")
@@ -271,4 +274,26 @@ def test_a_data_sets_digest_is_of_its_contents(tmp_path):
     assert told(tmp_path, mnist, tmp_path / "a") == first
     own = Dataset(source="my_module:load", files=("MNIST/raw/*",))
     assert told(tmp_path, own, tmp_path / "c") == first
-    assert told(tmp_path, Dataset(source="mnist", files=()), tmp_path / "c") is None
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(tmp_path / "MNIST", elsewhere / "MNIST")
+    assert told(elsewhere, mnist, tmp_path / "d") == first
+
+
+def test_results_that_cannot_be_written_stop_no_look_at_the_data(tmp_path, monkeypatch):
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    (tmp_path / "train" / "a" / "0.png").write_bytes(b"one")
+    images = Dataset(source="folder", path=str(tmp_path))
+    expected = told(tmp_path, images, tmp_path / "free")
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    assert told(tmp_path, images, tmp_path / "locked") == expected
+
+
+@pytest.mark.parametrize("unseen", [{"source": "mnist", "files": ()}, {"source": "my_module:load"}])
+def test_where_no_file_is_looked_at_the_place_counts(unseen, tmp_path):
+    dataset = Dataset(**unseen)
+    first, again, moved = (told(tmp_path / name, dataset, tmp_path) for name in ("a", "a", "b"))
+    assert first == again != moved

@@ -1,5 +1,6 @@
 """A configuration that is edited while a workflow runs, and the jobs that read it anew."""
 
+import json
 import os
 import subprocess
 
@@ -7,6 +8,9 @@ import pytest
 import yaml
 from workflow import TINY, begin, changed, command, environment
 
+from pipeline import assign, data_files
+from pipeline.assign import digests, train_job
+from pipeline.config import Config
 from pipeline.errors import ConfigError
 from pipeline.frozen import VARIABLE, freeze, thawed
 
@@ -61,12 +65,58 @@ def test_settings_come_back_as_they_were_and_those_of_others_go(tmp_path, monkey
     monkeypatch.setattr(os, "environ", {})
     settings = {"recipes": {"a": {"lr": 1e-8, "name": "1e-3", "on": True, "none": None}}}
     assert thawed(settings, is_job=True) == settings
-    first = freeze(settings, str(tmp_path))
+    first = freeze(settings, {}, str(tmp_path))
     assert thawed({}, is_job=True) == settings
-    second = freeze({"results": "b"}, str(tmp_path))
+    second = freeze({"results": "b"}, {}, str(tmp_path))
     assert [*second.parent.iterdir()] == [second]
     os.environ[VARIABLE] = str(first)
     with pytest.raises(ConfigError, match=r"is gone: .* Cancel the job"):
         thawed(settings, is_job=True)
     assert thawed(settings, is_job=False) == settings
     assert VARIABLE not in os.environ
+
+
+def told(config, name):
+    """Return what a process that begins now tells the training on a data set of its files."""
+    data_files._digest_of.cache_clear()
+    return train_job(config, dataset=name, model="tiny", recipe="sgd").data
+
+
+def test_a_job_is_told_of_code_and_data_as_its_workflow_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "environ", {})
+    mnist = {"source": "mnist"}
+    settings = {
+        "results": str(tmp_path / "results"),
+        "data_root": str(tmp_path),
+        "datasets": {"mnist": mnist, "mnist-random": mnist | {"random_labels": True}},
+        "models": {"tiny": TINY["models"]["tiny"]},
+        "recipes": {"sgd": {"lr": 0.1, "epochs": 1, "checkpoints": [1]}},
+        "grid": [
+            {
+                "datasets": ["mnist", "mnist-random"],
+                "models": ["tiny"],
+                "norms": ["none"],
+                "recipes": ["sgd"],
+                "n_per_class": [0],
+                "seeds": [0],
+            }
+        ],
+    }
+    config = Config.model_validate_json(json.dumps(settings))
+    names = ("mnist", "mnist-random")
+    assert [told(config, name) for name in names] == ["absent", "absent"]
+    freeze(settings, digests(config), config.results)
+    # Code that is edited now is refused by the job's command, which is told what it was.
+    code = train_job(config, dataset="mnist", model="tiny", recipe="sgd").code
+    monkeypatch.setattr(assign, "fingerprint", lambda *_: "edited")
+    assert train_job(config, dataset="mnist", model="tiny", recipe="sgd").code == code
+    # The first job, in a process of its own, fetches the files; the second begins meanwhile.
+    assert told(config, "mnist") == "absent"
+    (tmp_path / "MNIST" / "raw").mkdir(parents=True)
+    (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte").write_bytes(b"one")
+    assert told(config, "mnist-random") == "absent"
+    where = {"data_root": config.data_root, "results": config.results}
+    data_files.remember_fetched(config.datasets["mnist"], **where)
+    # The next start, to which the shell hands nothing on.
+    os.environ.clear()
+    assert [told(config, name) for name in names] == ["absent", "absent"]

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import xarray as xr
-from small_run import folder_of, job_of, parts_of
+from small_run import by_command, folder_of, job_of, parts_of
 from test_hierarchy_job import JOB, part_of
 from test_layers_job import JOB as LAYERS_JOB
 from test_layers_job import part_of as layers_of
@@ -143,7 +143,7 @@ def test_the_command_starts_as_many_processes_as_it_is_told(trained):
         "--processes",
         "2",
     ]
-    command += ["--job", LAYERS_JOB.model_dump_json()]
+    command += ["--job", by_command(LAYERS_JOB, "layers").model_dump_json(), "--access", "{}"]
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr

@@ -38,7 +38,7 @@ from pipeline.recipes import Recipe
 from pipeline.runs import Run, bounds_path, checkpoint_path
 from pipeline.spectra import top_eigenpairs
 from pipeline.stages import Bounds, Compute, Hierarchy, Layers, Spectrum
-from pipeline.tasks import BoundsJob, HierarchyJob, LayersJob, SpectrumJob
+from pipeline.tasks import Access, BoundsJob, HierarchyJob, LayersJob, SpectrumJob
 
 BRIEF = Recipe(lr=0.05, batch=16, epochs=3, checkpoints=(0, 3))
 CPU = torch.device("cpu")
@@ -126,8 +126,9 @@ def write_all(folder):
 def test_a_run_is_the_same_to_the_bit(tmp_path):
     folders = [folder_of(tmp_path / name, norm="none") for name in ("memory", "stream")]
     for folder, stream in zip(folders, (False, True), strict=True):
-        train_run(folder, job_of(BRIEF, stream=stream), save_every=1e9)
+        train_run(folder, job_of(BRIEF), Access(stream=stream), save_every=1e9)
     assert isinstance(open_run(folders[1]).train.inputs, Streamed)
+    assert not isinstance(open_run(folders[1], access=Access()).train.inputs, Streamed)
     for epoch in BRIEF.checkpoints:
         one, other = (load_file(checkpoint_path(folder, epoch)) for folder in folders)
         assert all(torch.equal(one[name], other[name]) for name in one)
@@ -185,17 +186,16 @@ def test_an_archive_is_unpacked_by_one_and_a_part_of_it_is_refused(tmp_path, mon
 
 def test_imagenet_from_training_to_its_levels(tmp_path):
     write_imagenet(tmp_path / "images")
-    compute = Compute(device="cpu", stream=True, chunk=10)
+    compute = Compute(device="cpu", chunk=10)
+    access = Access(data_root=str(tmp_path / "images"), stream=True)
     job = job_of(BRIEF).model_copy(
         update={
             "dataset": IMAGENET.resolved(),
-            "data_root": str(tmp_path / "images"),
             "model": FNet(family="fnet", width=6, depth=1),
-            "compute": compute,
         }
     )
     folder = tmp_path / "runs" / "imagenet" / "small" / "none" / "sgd" / "n3" / "seed0"
-    train_run(folder, job, save_every=1e9)
+    train_run(folder, job, access, save_every=1e9)
     assert len(list((tmp_path / "data").glob("imagenet-*.images"))) == 2
     run = open_run(folder)
     assert isinstance(run.train.inputs, Streamed)
@@ -346,13 +346,14 @@ if __name__ == "__main__":
     from pipeline import open_run
     from pipeline.curvature import hessian
     from pipeline.jobs.train import train_run
-    from pipeline.tasks import TrainJob
+    from pipeline.tasks import Access, TrainJob
 
     def peak():
         return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
     folder, before = Path(sys.argv[1]), peak()
-    train_run(folder, TrainJob.model_validate_json(sys.argv[2]), save_every=1e9)
+    job = TrainJob.model_validate_json(sys.argv[2])
+    train_run(folder, job, Access(data_root=".", stream=True), save_every=1e9)
     run = open_run(folder)
     product = hessian(run.model, run.train, chunk=100, memory_gb=0.0) @ torch.randn(965)
     print(float(product.norm()), peak() - before)
@@ -367,9 +368,8 @@ def test_a_set_larger_than_the_memory_it_takes(tmp_path):
         images[start : start + len(tile)] = tile
     images.flush()
     (tmp_path / "big.py").write_text(BIG)
-    job = job_of(Recipe(lr=0.01, epochs=1, checkpoints=(1,)), stream=True).model_dump(mode="json")
-    job |= {"dataset": {"source": "big:load"}, "data_root": str(tmp_path)}
-    job |= {"model": {"family": "big:network"}}
+    job = job_of(Recipe(lr=0.01, epochs=1, checkpoints=(1,))).model_dump(mode="json")
+    job |= {"dataset": {"source": "big:load"}, "model": {"family": "big:network"}}
     folder = tmp_path / "runs" / "big" / "small" / "none" / "sgd" / "n0" / "seed0"
     command = [sys.executable, "big.py", str(folder), json.dumps(job)]
     environment = os.environ | {"PYTHONPATH": f"{PACKAGE.parent}:{tmp_path}"}

@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-from small_run import folder_of, job_of
+from small_run import by_command, folder_of, job_of
 
 from pipeline import open_run
 from pipeline.atomic import sha256
@@ -83,11 +83,12 @@ KILLED_AT = (0.3, 0.6, 0.9)
 
 
 def test_a_killed_training_ends_as_if_never_stopped(tmp_path):
-    job = job_of(Recipe(lr=0.05, batch=4, epochs=60, checkpoints=(0, 20, 60)))
+    recipe = Recipe(lr=0.05, batch=4, epochs=60, checkpoints=(0, 20, 60))
+    job = by_command(job_of(recipe), "train")
     whole, broken = folder_of(tmp_path / "whole"), folder_of(tmp_path / "broken")
     train_run(whole, job, save_every=1e9)
     command = [sys.executable, "-W", "ignore", "-m", "pipeline", "train", str(broken)]
-    command += ["--job", job.model_dump_json(), "--save-every", "0"]
+    command += ["--job", job.model_dump_json(), "--access", "{}", "--save-every", "0"]
     epochs_seen = []
     for part in KILLED_AT:
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)

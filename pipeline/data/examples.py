@@ -21,7 +21,7 @@ from pipeline.image_size import image_size
 from pipeline.progress import say
 from pipeline.runs import Run
 from pipeline.streams import stream
-from pipeline.tasks import TrainJob
+from pipeline.tasks import Access, TrainJob
 
 RANDOM_LABELS_SEED = 0  # one set of random labels for all runs, so that they share their task
 
@@ -48,6 +48,7 @@ class Examples:
 def run_examples(
     run: Run,
     job: TrainJob,
+    access: Access,
     split: str,
     *,
     results: str | Path,
@@ -61,12 +62,12 @@ def run_examples(
     return load_examples(
         job.dataset,
         split,
-        data_root=job.data_root,
-        download=job.download,
+        data_root=access.data_root,
+        download=access.download,
         n_per_class=run.n_per_class,
         seed=run.seed,
         image_size=image_size(job.model),
-        room=data_room(job.compute.stream, device, dtype),
+        room=data_room(access.stream, device, dtype),
         decoded_as=Path(results) / "data" / f"{run.dataset}-{job.data}",
     )
 

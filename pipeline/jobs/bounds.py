@@ -18,20 +18,22 @@ from pipeline.progress import say
 from pipeline.provenance import provenance
 from pipeline.runs import Run, run_folder
 from pipeline.scratch import only_maker, scratch_folder
-from pipeline.tasks import BoundsJob
+from pipeline.tasks import Access, BoundsJob
 
 BINS = 40  # points of a curve of variance against curvature
 
 
 @within_memory("Lower bounds.batch or compute.chunk, or set compute.stream to true")
-def write_bound(file: Path, job: BoundsJob, *, save_every: float) -> None:
+def write_bound(
+    file: Path, job: BoundsJob, access: Access | None = None, *, save_every: float
+) -> None:
     """Write the part ``file``, .../curvature/<run>/<method>/bounds.zarr.zip.
 
     The posterior waits in scratch, so that a rerun of a killed job goes on from it.
     """
     device = prepare(job.compute)
     folder = run_folder(file.parents[8], Run.from_path(file.parents[1]))
-    opened = {"device": device, "dtype": getattr(torch, job.compute.dtype)}
+    opened = {"device": device, "dtype": getattr(torch, job.compute.dtype), "access": access}
     with only_maker(file), scratch_folder(file.parent, job) as scratch:
         run, initial = open_run(folder, **opened), open_run(folder, 0, **opened)
         state = scratch / f"{run.checksum[:16]}-{initial.checksum[:16]}.safetensors"

@@ -16,14 +16,16 @@ from pipeline.curvature.memory import basis_budget
 from pipeline.curvature.parallel import least_over_ranks
 from pipeline.jobs.parts import Record, options_of, write_parts
 from pipeline.spectra.lanczos import Quadrature
-from pipeline.tasks import HierarchyJob
+from pipeline.tasks import Access, HierarchyJob
 
 COMPONENTS = ("G", "A1", "A2", "B1", "B2")
 
 
-def write_hierarchies(files: Sequence[Path], job: HierarchyJob) -> None:
+def write_hierarchies(
+    files: Sequence[Path], job: HierarchyJob, access: Access | None = None
+) -> None:
     """Write the hierarchy parts ``files``."""
-    write_parts(files, job, partial(_part, job), labels={})
+    write_parts(files, job, access, partial(_part, job), labels={})
 
 
 def _part(job: HierarchyJob, run: OpenRun, split: str, record: Record) -> xr.Dataset:

@@ -24,14 +24,14 @@ from pipeline.device import release
 from pipeline.errors import AnatomyError
 from pipeline.jobs.parts import Record, options_of, write_parts
 from pipeline.progress import Progress, say
-from pipeline.tasks import LayersJob
+from pipeline.tasks import Access, LayersJob
 
 ROUNDING = 1e-6  # of the largest eigenvalue: what float32 leaves of a zero
 
 
-def write_layers(files: Sequence[Path], job: LayersJob) -> None:
+def write_layers(files: Sequence[Path], job: LayersJob, access: Access | None = None) -> None:
     """Write the layers parts ``files``."""
-    write_parts(files, job, partial(_part, job), labels={})
+    write_parts(files, job, access, partial(_part, job), labels={})
 
 
 def _part(job: LayersJob, run: OpenRun, split: str, record: Record) -> xr.Dataset:

@@ -22,7 +22,7 @@ from pipeline.progress import progress, say
 from pipeline.provenance import provenance
 from pipeline.runs import Part
 from pipeline.scratch import only_maker, scratch_folder
-from pipeline.tasks import BoundsJob, StageJob
+from pipeline.tasks import Access, BoundsJob, StageJob
 
 Record = Callable[[LinearOperator, str], LinearOperator]
 # Products themselves go on with less.
@@ -34,7 +34,12 @@ Dissect = Callable[[OpenRun, str, Record], xr.Dataset]
 
 
 def write_parts(
-    files: Sequence[Path], job: StageJob, dissect: Dissect, *, labels: dict[str, list[str]]
+    files: Sequence[Path],
+    job: StageJob,
+    access: Access | None,
+    dissect: Dissect,
+    *,
+    labels: dict[str, list[str]],
 ) -> None:
     """Write the parts ``files``, moved to their places when all are done.
 
@@ -60,7 +65,8 @@ def write_parts(
         for file in progress(waiting, total=len(files), done=done, label=_label(parts)):
             part = parts[file]
             dtype = getattr(torch, job.compute.dtype)
-            opened = open_run(part.folder, part.epoch, device=device, dtype=dtype)
+            place = {"device": device, "dtype": dtype, "access": access}
+            opened = open_run(part.folder, part.epoch, **place)
             products = staged[file].with_suffix(".products")
             found = _part(opened, part.split, job, dissect, products, labels)
             if first:

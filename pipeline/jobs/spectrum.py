@@ -24,15 +24,15 @@ from pipeline.curvature.sandwich import gauss_newton
 from pipeline.curvature.second_order import hessian, residual
 from pipeline.device import release
 from pipeline.jobs.parts import Record, options_of, write_parts
-from pipeline.tasks import SpectrumJob
+from pipeline.tasks import Access, SpectrumJob
 
 OPERATORS = {"Hess": hessian, "G": gauss_newton, "H": residual}
 
 
-def write_spectra(files: Sequence[Path], job: SpectrumJob) -> None:
+def write_spectra(files: Sequence[Path], job: SpectrumJob, access: Access | None = None) -> None:
     """Write the spectrum parts ``files``."""
     labels = {"matrix": list(job.spectrum.matrices)}
-    write_parts(files, job, partial(_part, job), labels=labels)
+    write_parts(files, job, access, partial(_part, job), labels=labels)
 
 
 def _part(job: SpectrumJob, run: OpenRun, split: str, record: Record) -> xr.Dataset:

@@ -16,13 +16,15 @@ from pipeline.provenance import provenance
 from pipeline.runs import Run, checkpoint_path, results_of
 from pipeline.scratch import only_maker, scratch_folder
 from pipeline.streams import stream
-from pipeline.tasks import TrainJob
+from pipeline.tasks import Access, TrainJob
 from pipeline.training.checkpoint import Row
 from pipeline.training.loop import train
 
+AS_IS = Access()  # by the defaults
+
 
 @within_memory("Lower the recipe's batch, or set compute.stream to true")
-def train_run(folder: Path, job: TrainJob, *, save_every: float) -> None:
+def train_run(folder: Path, job: TrainJob, access: Access = AS_IS, *, save_every: float) -> None:
     """Train the run whose folder is ``folder``; write its checkpoints, history.csv and run.json.
 
     Until all is done, everything stands in a scratch folder keyed by the job, which a rerun of the
@@ -32,10 +34,11 @@ def train_run(folder: Path, job: TrainJob, *, save_every: float) -> None:
     device = prepare(job.compute)
     results = results_of(folder)
     train_set, test_set = (
-        run_examples(run, job, split, results=results, device=device) for split in ("train", "test")
+        run_examples(run, job, access, split, results=results, device=device)
+        for split in ("train", "test")
     )
     if job.data == ABSENT:
-        remember_fetched(run.dataset, job.dataset, data_root=job.data_root, results=results)
+        remember_fetched(job.dataset, data_root=access.data_root, results=results)
     in_shape = tuple(train_set.inputs.shape[1:])
     network = build(
         job.model,
@@ -62,6 +65,7 @@ def train_run(folder: Path, job: TrainJob, *, save_every: float) -> None:
             "in_shape": in_shape,
             "class_names": train_set.class_names,
             "diverged_epoch": history[-1].epoch if history[-1].diverged else None,
+            "access": access.model_dump(mode="json"),
             "provenance": provenance(
                 settings=job.model_dump(mode="json"),
                 code=job.code,
