@@ -4,12 +4,10 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from pipeline.atomic import sha256
 from pipeline.data.examples import Examples, run_examples
 from pipeline.errors import ArtifactError
 from pipeline.models.registry import build
@@ -17,6 +15,7 @@ from pipeline.runs import Run, checkpoint_path, results_of
 from pipeline.streams import stream
 from pipeline.tasks import Access, TrainJob
 from pipeline.training.checkpoint import load_network
+from pipeline.training.record import read_record, refuse_altered
 
 
 @dataclass(frozen=True)
@@ -77,19 +76,14 @@ class OpenRun:
             seed=stream(self.spec.seed, "init"),
         )
         load_network(path, network)
-        if sha256(path) != self.checksum:
-            raise ArtifactError(
-                f"{path} is not the file that run.json tells of (its SHA-256 differs). Delete the "
-                "run's run.json, and snakemake trains it anew"
-            )
+        refuse_altered(self.folder, path, self.checksum)
         return network.to(self.device, self.dtype).eval()
 
     def _examples(self, split: str) -> Examples:
         place = {"device": self.device, "dtype": self.dtype}
         results = results_of(self.folder)
-        return run_examples(self.spec, self.job, self.access, split, results=results, **place).to(
-            **place
-        )
+        read = run_examples(self.spec, self.job, self.access, split, results=results, **place)
+        return read.to(**place)
 
 
 def open_run(
@@ -102,18 +96,11 @@ def open_run(
 ) -> OpenRun:
     """Return the trained run in ``folder`` at a checkpoint; None: the last one.
 
-    Data and network are read when first asked for, the data by ``access``, or None: as the training
-    read them.  Raises ArtifactError where ``folder`` holds no
-    trained run or no such checkpoint.
+    Data and network are read when first asked for, the data by ``access``; None: as the training
+    read them.  Raises ArtifactError where ``folder`` holds no trained run or no such checkpoint.
     """
     folder = Path(folder)
-    try:
-        record: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ArtifactError(
-            f"{folder} holds no run.json: the run is not trained yet. Run snakemake, or name the "
-            "folder of a trained run"
-        ) from error
+    record = read_record(folder)
     epochs = [int(key) for key in record["checkpoints"]]
     epoch = max(epochs) if epoch is None else epoch
     if epoch not in epochs:

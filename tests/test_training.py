@@ -160,7 +160,7 @@ def test_a_diverged_run_is_a_result(tmp_path, capsys):
 
 def test_what_cannot_be_opened_is_named(tmp_path):
     folder = folder_of(tmp_path)
-    with pytest.raises(ArtifactError, match=r"holds no run.json"):
+    with pytest.raises(ArtifactError, match=r"run.json is missing. Run snakemake"):
         open_run(folder)
     train_run(folder, job_of(Recipe(lr=0.05, epochs=1, checkpoints=(0, 1))), save_every=1e9)
     with pytest.raises(ArtifactError, match=r"no checkpoint of epoch 7, only \[0, 1\]"):

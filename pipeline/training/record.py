@@ -22,7 +22,10 @@ def read_record(folder: Path) -> dict[str, Any]:
         if lacking := KEYS - record.keys():
             raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
     except FileNotFoundError as error:
-        raise ArtifactError(f"record {file} is missing. Run snakemake, which makes it") from error
+        raise ArtifactError(
+            f"record {file} is missing. Run snakemake, which makes it, or name the folder of a "
+            "trained run"
+        ) from error
     except ValueError as error:
         raise ArtifactError(
             f"record {file} is corrupt ({error}). Delete it, and snakemake trains the run anew"
