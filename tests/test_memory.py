@@ -73,8 +73,9 @@ def test_what_is_kept_is_measured_and_within_the_budget(lenet, operator):
     ctypes.CDLL(None).malloc_trim(0)  # what it took in passing to linearise a chunk
     taken = process.memory_info().rss - before
     assert 1 <= made.kept < 18
-    # The network's copy, code and the allocator's slack come on top.
-    assert taken < 1.3 * 0.06 * GIB + 40e6
+    # The network's copy, code and the allocator's slack come on top; half of what is held uncounted
+    # would take 95 MB and more.
+    assert taken < 1.1 * 0.06 * GIB + 15e6
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
