@@ -20,6 +20,7 @@ for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists("bounds"
         resources:
             **asked("bounds"),
         params:
+            access=access,
             job=bounds_params,
         message:
             "Bound by {wildcards.method} of {wildcards.dataset} {wildcards.model} "
@@ -28,4 +29,4 @@ for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists("bounds"
         shell:
             "ANATOMY_MEM_MB={resources.mem_mb} "
             "python -m pipeline bounds {output.part:q} --job {params.job:q} "
-            "--access {ACCESS:q} 2> {log:q}"
+            "--access {params.access:q} 2> {log:q}"

@@ -1,7 +1,10 @@
 RESULTS = CONFIG.results
 RUN = f"{RESULTS}/runs/{PATTERN}"
-# In the shell's text by its name alone, which is what Snakemake compares.
-ACCESS = data_access(CONFIG).model_dump_json()
+
+
+def access(wildcards, output):
+    """Return how a job comes by its data: params that look at outputs are not compared."""
+    return data_access(CONFIG).model_dump_json()
 
 
 def asked(stage):

@@ -21,6 +21,7 @@ for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists("hierarc
         resources:
             **asked("hierarchy"),
         params:
+            access=access,
             job=stage_params("hierarchy"),
         message:
             "Hierarchy of {wildcards.dataset} {wildcards.model} norm={wildcards.norm} "
@@ -28,4 +29,4 @@ for number, (checkpoints, recipes) in enumerate(CONFIG.checkpoint_lists("hierarc
         shell:
             "ANATOMY_MEM_MB={resources.mem_mb} "
             "python -m pipeline hierarchy {output.parts:q} --processes {resources.gpu} "
-            "--job {params.job:q} --access {ACCESS:q} 2> {log:q}"
+            "--job {params.job:q} --access {params.access:q} 2> {log:q}"

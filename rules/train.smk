@@ -23,6 +23,7 @@ for number, ((checkpoints, kept), recipes) in enumerate(CONFIG.trained_lists().i
         resources:
             **asked("train"),
         params:
+            access=access,
             folder=lambda wildcards, output: str(Path(output.run).parent),
             job=train_params,
         message:
@@ -31,4 +32,4 @@ for number, ((checkpoints, kept), recipes) in enumerate(CONFIG.trained_lists().i
         shell:
             "ANATOMY_MEM_MB={resources.mem_mb} "
             "python -m pipeline train {params.folder:q} --job {params.job:q} "
-            "--access {ACCESS:q} 2> {log:q}"
+            "--access {params.access:q} 2> {log:q}"

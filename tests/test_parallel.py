@@ -102,7 +102,7 @@ import time
 from datetime import timedelta
 from torch import distributed
 from pipeline.jobs import parts
-from pipeline.tasks import LayersJob
+from pipeline.tasks import Access, LayersJob
 def prepare(_):
     distributed.init_process_group("gloo")
     distributed.barrier()
@@ -114,7 +114,7 @@ if os.environ["RANK"] == "0":
         time.sleep(5)  # as where another job has the lock
         return only_maker(*files)
     parts.only_maker = late
-parts.write_parts([], LayersJob.model_validate_json(sys.argv[1]), None, labels={})
+parts.write_parts([], LayersJob.model_validate_json(sys.argv[1]), Access(), None, labels={})
 print("together")
 """
 

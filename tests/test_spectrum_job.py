@@ -17,7 +17,7 @@ from pipeline.jobs import spectrum as job_module
 from pipeline.jobs.spectrum import write_spectra
 from pipeline.scratch import scratch_path
 from pipeline.stages import Compute, Spectrum
-from pipeline.tasks import SpectrumJob
+from pipeline.tasks import Access, SpectrumJob
 
 JOB = SpectrumJob(
     spectrum=Spectrum(
@@ -256,7 +256,7 @@ def test_memory_that_runs_out_beside_products_is_refused(trained):
         AnatomyError,
         match=r"CUDA out of memory\. It holds .* Lower compute\.basis_gb or compute\.memory_gb",
     ):
-        parts_module.write_parts(files, JOB, greedy, labels={})
+        parts_module.write_parts(files, JOB, Access(), greedy, labels={})
 
 
 def test_exact_pairs_are_held_to_the_largest_magnitude():
