@@ -46,10 +46,11 @@ MATRIX = {
     "layers": {"rank": 6, "full": 4, "probes": 2},
     "theory": {"widths": [32, 64], "seeds": [0], "examples": 100},
     "bounds": {"methods": ["base"], "epochs": 2, "batch": 8, "samples": 10},
-    "compute": {"device": "cpu"},
+    # On Slurm a job's memory is its mem_mb, here it is the machine's: neither bounds anything below.
+    "compute": {"device": "cpu", "memory_gb": 0.3, "basis_gb": 0.3},
     "figures": {"names": ["training", "overlap"]},
     "resources": {
-        stage: {"mem_mb": 1500, "runtime": 10}
+        stage: {"mem_mb": 3000, "runtime": 10}
         for stage in StageResources.model_fields
     },
 }  # fmt: skip
