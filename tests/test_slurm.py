@@ -46,7 +46,7 @@ MATRIX = {
     "layers": {"rank": 6, "full": 4, "probes": 2},
     "theory": {"widths": [32, 64], "seeds": [0], "examples": 100},
     "bounds": {"methods": ["base"], "epochs": 2, "batch": 8, "samples": 10},
-    # On Slurm a job's memory is its mem_mb, here it is the machine's: neither bounds anything below.
+    # A job's memory is its mem_mb on Slurm, and the machine's here: neither bounds anything below.
     "compute": {"device": "cpu", "memory_gb": 0.3, "basis_gb": 0.3},
     "figures": {"names": ["training", "overlap"]},
     "resources": {
