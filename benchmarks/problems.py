@@ -1,6 +1,7 @@
 """The benchmark's problems: networks trained briefly, so that their curvature is real."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -26,27 +27,34 @@ LEAD = 16.0  # of the true class in a fitted network, in nats, at least: 1 - pi_
 
 
 def problem(name: str) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
-    """Return a network in eval mode, inputs and labels, the same in every process.
-
-    The folder BENCHMARK_CACHE, if set, holds what was trained already.
-    """
+    """Return a network in eval mode, inputs and labels, the same in every process."""
     size, examples = 28 if name.startswith("F-200^2") else 32, EXAMPLES[name]
     digits = load_examples(
         Dataset(source="digits"), "train", data_root="", n_per_class=examples // 10, image_size=size
     )
     torch.manual_seed(0)
     model = _network(name, size)
-    cached = Path(os.environ.get("BENCHMARK_CACHE", "/nonexistent"), f"{name}.safetensors")
-    if cached.exists():
-        model.load_state_dict(load_file(cached))
-    else:
+
+    def trained() -> dict[str, torch.Tensor]:
         _train(model, digits.inputs, digits.labels, EPOCHS.get(name, 15))
-        if cached.parent.exists():
-            save_file(model.state_dict(), cached)
+        return model.state_dict()
+
+    model.load_state_dict(once(name, trained))
     model.eval()
     if name == "F-200^2 fitted":
         return _fitted(model, digits.inputs)
     return model, digits.inputs, digits.labels
+
+
+def once(name: str, make: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Return what ``make`` makes; the folder BENCHMARK_CACHE, if set, keeps it for later calls."""
+    kept = Path(os.environ.get("BENCHMARK_CACHE", "/nonexistent"), f"{name}.safetensors")
+    if kept.exists():
+        return load_file(kept)
+    made = make()
+    if kept.parent.exists():
+        save_file(made, kept)
+    return made
 
 
 @torch.no_grad()

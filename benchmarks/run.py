@@ -59,7 +59,7 @@ def main(rounds: int, networks: list[str]) -> None:
 
 def _contestants(network: str, task: str) -> tuple[str, ...]:
     if network in PRODUCTS_ALONE:
-        return ("ours", *PEERS) if task == "product" else ()
+        return ("ours", *PEERS) if task in ("product", "block") else ()
     return ("ours", *PEERS, *(VARIANTS if task == "product" else ()))
 
 
