@@ -13,6 +13,7 @@ from problems import problem
 from torch import nn
 
 from pipeline.curvature import layer_hessian
+from pipeline.device import keep_freed_memory
 
 DOCS = Path(__file__).parent.parent / "docs"
 LAYERS = {"F-200^2": ("fc1", "fc2", "fc3"), "LeNet5": ("conv1", "conv2", "fc1", "fc2", "fc3")}
@@ -32,6 +33,7 @@ same in float64.
 
 def main(rounds: int) -> None:
     """Time every layer in turn and write the table."""
+    keep_freed_memory()  # as jobs do, for both
     torch.set_flush_denormal(True)
     torch.set_num_threads(2)
     lines, examples = [], 0

@@ -1,5 +1,6 @@
 """The public face: open a trained run."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -44,6 +45,16 @@ class OpenRun:
     def diverged(self) -> bool:
         """Whether training had diverged by this checkpoint, so that there is no network."""
         return self.diverged_epoch is not None and self.epoch >= self.diverged_epoch
+
+    @property
+    def key(self) -> str:
+        """What a dissection looks at, digested: the network, and what its training was told.
+
+        That tells of the data too, which a checkpoint may outlast: an untrained network is the same
+        on every set of images.
+        """
+        told = f"{self.checksum} {self.job.model_dump_json()}"
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
 
     @cached_property
     def train(self) -> Examples:

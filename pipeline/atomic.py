@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from pipeline.errors import StorageError
 
@@ -16,6 +17,8 @@ FULL = {
     errno.ENOSPC: "Free some space on that disk, or let `results:` name a folder on another",
     errno.EDQUOT: "Free some of your quota, or let `results:` name a folder on another disk",
 }
+# What file systems that know no fsync answer.
+WITHOUT_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 CURES = FULL | {
     errno.EROFS: "Let `results:` name a folder on a file system that can be written to",
     errno.EACCES: "Give yourself the right to write there, or let `results:` name another folder",
@@ -41,8 +44,8 @@ def replacing(target: Path) -> Iterator[Path]:
                 remove(target)
             else:
                 # Where the machine fails, an unsynced file may have its name before its bytes.
-                with staged.open("rb") as file:
-                    os.fsync(file.fileno())
+                with staged.open("r+b") as file:
+                    sync(file)
             os.replace(staged, target)
             for left in target.parent.glob(f".{target.name}.*.partial*"):
                 remove(left)  # by a writer that was killed
@@ -77,6 +80,16 @@ def check_writable(folder: str | Path) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+
+
+def sync(file: BinaryIO) -> None:
+    """Have what was written to ``file`` on its disk, as far as its file system can tell."""
+    file.flush()
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in WITHOUT_SYNC:
+            raise
 
 
 def remove(path: Path) -> None:

@@ -1,9 +1,12 @@
 """The commands: one thin subcommand for each rule, which imports its stage when it is called."""
 
 import json
+import logging
 import os
 import shlex
 import sys
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, NoReturn, TypeVar
 
@@ -135,8 +138,8 @@ def select(folder: RunFolder, job: JobText) -> None:
 @app.command()
 def spectrum(parts: PartFiles, job: JobText, access: AccessText, processes: Processes = 1) -> None:
     """Compute the spectra of checkpoints."""
-    spread(processes)
     told = checked(SpectrumJob, job)
+    spread(processes)
     from pipeline.jobs.spectrum import write_spectra
 
     write_spectra(parts, told, Access.model_validate_json(access))
@@ -145,8 +148,8 @@ def spectrum(parts: PartFiles, job: JobText, access: AccessText, processes: Proc
 @app.command()
 def hierarchy(parts: PartFiles, job: JobText, access: AccessText, processes: Processes = 1) -> None:
     """Compute the three-level hierarchy of checkpoints."""
-    spread(processes)
     told = checked(HierarchyJob, job)
+    spread(processes)
     from pipeline.jobs.hierarchy import write_hierarchies
 
     write_hierarchies(parts, told, Access.model_validate_json(access))
@@ -155,8 +158,8 @@ def hierarchy(parts: PartFiles, job: JobText, access: AccessText, processes: Pro
 @app.command()
 def layers(parts: PartFiles, job: JobText, access: AccessText, processes: Processes = 1) -> None:
     """Dissect the layers of checkpoints."""
-    spread(processes)
     told = checked(LayersJob, job)
+    spread(processes)
     from pipeline.jobs.layers import write_layers
 
     write_layers(parts, told, Access.model_validate_json(access))
@@ -233,16 +236,39 @@ def checked(kind: type[J], text: str) -> J:
     Its results would say that they are of the code that it was told of.
     """
     job = kind.model_validate_json(text)
+    for module in job.modules:
+        # The user's own, first and for good: until a job has a network to build it may wait long
+        # for another's end.  What cannot be imported is refused there.
+        if not module.startswith("pipeline."):
+            with suppress(Exception):
+                import_module(module)
     check_code(job.code, job.modules)
     return job
 
 
 def spread(processes: int) -> None:
-    """Become several processes of this command under torchrun, unless this is one of them."""
-    if processes > 1 and "WORLD_SIZE" not in os.environ:
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        command = [sys.executable, *launcher, "-m", "pipeline", *sys.argv[1:]]
-        os.execv(sys.executable, command)
+    """Run several processes of this command under torchrun and end, unless this is one of them.
+
+    A refusal stays what the log ends with: torchrun's own report of it would hide it.
+    """
+    if processes <= 1 or "WORLD_SIZE" in os.environ:
+        return
+    logging.disable()
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    launched = ["--standalone", f"--nproc-per-node={processes}", "-m", "pipeline", *sys.argv[1:]]
+    try:
+        torchrun(launched)
+    except SignalException as error:
+        refuse(f"error: {error}")
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            refuse(f"error: process {rank} of {processes}: {failure.message}")
+        sys.exit(1)
+    sys.exit(0)
 
 
 def main() -> NoReturn:

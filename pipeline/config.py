@@ -1,11 +1,13 @@
 """The schema of a configuration, and the grid it stands for."""
 
+import os
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import product
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     Discriminator,
     Field,
     PositiveFloat,
@@ -172,7 +174,10 @@ class Grid(Settings):
 class Config(Settings):
     """A whole experiment."""
 
-    results: Annotated[str, StringConstraints(min_length=1)] = "results"
+    # Snakemake takes out, out/ and ./out for three places.
+    results: Annotated[str, StringConstraints(min_length=1), AfterValidator(os.path.normpath)] = (
+        "results"
+    )
     data_root: str = Field(
         "data",
         description="where torchvision keeps its data sets; changing it reruns nothing where "

@@ -59,8 +59,9 @@ def remember_fetched(dataset: Dataset, *, data_root: str, results: str | Path) -
     """Keep in mind that the files there now are those that a job, told ``ABSENT``, has fetched."""
     files = data_files(dataset, data_root)
     if files:
+        base = _base(dataset, data_root)
         memo = _memo(results, data_key(dataset))
-        _remember(memo, _stamp(files, _base(dataset, data_root)), ABSENT)
+        _remember(memo, _stamp(files, base), _content(files, base), ABSENT)
 
 
 @cache
@@ -73,15 +74,15 @@ def _digest_of(key: str, data_root: str, results: str) -> str | None:
     if not files:
         return ABSENT
     stamp, memo = _stamp(files, base), _memo(results, key)
-    with suppress(OSError, ValueError, KeyError):
+    known: dict[str, str] = {}
+    with suppress(OSError, ValueError):
         known = json.loads(memo.read_text(encoding="utf-8"))
-        if known["stamp"] == stamp:
-            return known["told"]
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.relative_to(base)} {sha256(file)}\n".encode())
-    told = digest.hexdigest()[:16]
-    _remember(memo, stamp, told)
+    if known.get("stamp") == stamp:
+        return known["told"]
+    content = _content(files, base)
+    # Moved or copied, what a job has fetched is still what that job was told.
+    told = known["told"] if known.get("content") == content else content
+    _remember(memo, stamp, content, told)
     return told
 
 
@@ -91,10 +92,18 @@ def _memo(results: str | Path, key: str) -> Path:
     return Path(results) / ".data" / f"{name}.json"
 
 
-def _remember(memo: Path, stamp: str, told: str) -> None:
+def _remember(memo: Path, stamp: str, content: str, told: str) -> None:
     # Where results cannot be written, as in a look at another's, the digest is made each time.
     with suppress(OSError, StorageError), replacing(memo) as staged:
-        staged.write_text(json.dumps({"stamp": stamp, "told": told}) + "\n", encoding="utf-8")
+        known = {"stamp": stamp, "content": content, "told": told}
+        staged.write_text(json.dumps(known) + "\n", encoding="utf-8")
+
+
+def _content(files: list[Path], base: Path) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.relative_to(base)} {sha256(file)}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def _stamp(files: list[Path], base: Path) -> str:

@@ -32,7 +32,7 @@ def prepare(compute: Arithmetic) -> torch.device:
     Under torchrun the process joins its group, and takes the GPU of its local rank.  Raises
     AnatomyError where the device asked for is not there.
     """
-    _keep_freed_memory()
+    keep_freed_memory()
     # What is there by now, modules above all, stays: a collection that looks at it takes a third of
     # a second, and jobs have many of them (``release``).
     gc.freeze()
@@ -113,7 +113,7 @@ def rounding(device: torch.device, dtype: torch.dtype) -> float:
     return 2.0**-10 if coarse and dtype == torch.float32 else torch.finfo(dtype).eps
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Have glibc keep what is freed: activations given back page by page cost LeNet5 a third."""
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

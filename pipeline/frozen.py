@@ -59,6 +59,11 @@ def thawed(settings: dict[str, Any], *, is_job: bool) -> dict[str, Any]:
             "other settings has begun since in the same results. Cancel the job; the newer "
             "workflow makes what it needs"
         ) from error
+    except (KeyError, TypeError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"{file}, which {VARIABLE} names to this job as its settings, does not hold what a "
+            "workflow of this version keeps. Cancel the job and start snakemake again"
+        ) from error
 
 
 def told_digest(key: str) -> str | None:

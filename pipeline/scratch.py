@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
-from pipeline.atomic import remove, storing
+from pipeline.atomic import CURES, remove, storing
 from pipeline.progress import say
 
 # What file systems without locks answer, such as NFS without its lock daemon: nobody is waited for.
@@ -59,12 +59,15 @@ def only_maker(*targets: Path) -> Iterator[None]:
 
 
 @contextmanager
-def alone(file: Path, work: str) -> Iterator[None]:
-    """Hold the lock ``file`` on some work; it ends with the process however that ends."""
+def alone(file: Path, work: str, *, cures: dict[int, str] = CURES) -> Iterator[None]:
+    """Hold the lock ``file`` on some work; it ends with the process however that ends.
+
+    Where the lock cannot be written raises as ``storing`` with these ``cures``.
+    """
     # A lock that outlives a killed process, the library's way out, would stop every rerun.
     lock = FileLock(file, fallback_to_soft=False)
     try:
-        with storing(file):
+        with storing(file, cures):
             file.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
     except Timeout:

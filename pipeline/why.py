@@ -16,6 +16,7 @@ from pipeline.errors import ArtifactError
 from pipeline.fingerprint import PACKAGE, closure, path_of
 from pipeline.runs import Part, checkpoint_path
 from pipeline.tasks import STAGES
+from pipeline.training.record import read_record
 from pipeline.workload import Work, kept_inputs, told, workload
 
 SHOWN_FILES = 6
@@ -70,16 +71,26 @@ def _maker(artifact: Path, config: Config) -> tuple[Work, Path]:
 
 
 def _record(artifact: Path, work: Work) -> dict[str, Any]:
-    """Return the provenance that an artifact carries, or the one made with it that carries it."""
+    """Return the provenance that an artifact carries, or the one made with it that carries it.
+
+    Raises ArtifactError where it is missing or corrupt.
+    """
     if work.rule in ("train", "select"):
-        record = json.loads(work.outputs[0].read_text(encoding="utf-8"))
-        return (record if work.rule == "train" else record["selection"])["provenance"]
+        record = read_record(work.outputs[0].parent)
+        # A recipe that has become a sweep, or is none any more, finds the record of the other.
+        return record.get("selection", record)["provenance"]
     if work.rule == "cube":
         return read_attributes(open_cube(work.outputs[0]))
     if work.rule in DRAWN:
         drawing = next(file for file in work.outputs if file.suffix == ".png")
-        with Image.open(drawing) as image:
-            return json.loads(image.text["Description"])
+        try:
+            with Image.open(drawing) as image:
+                return json.loads(image.text["Description"])
+        except (OSError, KeyError, AttributeError, ValueError) as error:
+            raise ArtifactError(
+                f"{drawing}, which carries the record of this figure, is missing or corrupt "
+                f"({error!r}). Delete it, and snakemake draws it anew"
+            ) from error
     with opened_part(artifact) as part:
         return read_attributes(part)
 

@@ -1,6 +1,8 @@
+import errno
 import json
 import os
 import warnings
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -364,6 +366,18 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
         staged.write_text("new")
     inode = (tmp_path / "file").stat().st_ino
     assert steps == [("fsync", inode), ("replace", inode)]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EIO])
+def test_a_file_system_that_knows_no_fsync_takes_files(tmp_path, monkeypatch, number):
+    def refused(_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refused)
+    failing = pytest.raises(OSError, match="error") if number == errno.EIO else nullcontext()
+    with failing, replacing(tmp_path / "file") as staged:
+        staged.write_text("new")
+    assert (tmp_path / "file").exists() == (number != errno.EIO)
 
 
 def test_equal_cubes_give_equal_bytes(tmp_path):

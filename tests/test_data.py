@@ -13,10 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline import data_files
+from pipeline import data_files, scratch
 from pipeline.catalogue import SOURCES
 from pipeline.config import Dataset
-from pipeline.data import torchvision_sets
 from pipeline.data.examples import balanced_subset, distinct, load_examples
 from pipeline.errors import AnatomyError, DataError
 
@@ -176,10 +175,10 @@ def test_a_file_that_another_job_unpacks_is_waited_for(tmp_path):
 
 
 def test_a_whole_set_is_read_from_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
-    def refused(file):
-        raise PermissionError(13, "Permission denied", file)
+    def refused(lock, **_):
+        raise PermissionError(13, "Permission denied", lock.lock_file)
 
-    monkeypatch.setattr(torchvision_sets, "FileLock", refused)
+    monkeypatch.setattr(scratch.FileLock, "acquire", refused)
     raw = write_mnist(tmp_path)
     assert len(examples(Dataset(source="mnist"), root=tmp_path, download=True)) == 12
     (raw / "t10k-labels-idx1-ubyte").unlink()
@@ -268,6 +267,10 @@ def test_a_data_sets_digest_is_of_its_contents(tmp_path):
     data_files.remember_fetched(mnist, **where)
     shutil.rmtree(tmp_path / "b" / "data", ignore_errors=True)  # decoded images
     assert told(tmp_path, mnist, tmp_path / "b") == "absent"
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path / "MNIST", moved / "MNIST", copy_function=shutil.copyfile)
+    os.utime(moved / "MNIST" / "raw" / file.name, (1, 1))
+    assert told(moved, mnist, tmp_path / "b") == "absent"
     file.write_bytes(b"another")
     assert told(tmp_path, mnist, tmp_path / "b") == told(tmp_path, mnist, tmp_path / "a") != first
     file.write_bytes(b"one")

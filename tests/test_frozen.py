@@ -72,6 +72,10 @@ def test_settings_come_back_as_they_were_and_those_of_others_go(tmp_path, monkey
     os.environ[VARIABLE] = str(first)
     with pytest.raises(ConfigError, match=r"is gone: .* Cancel the job"):
         thawed(settings, is_job=True)
+    for left in ("recipes: {}", "settings: [", ""):
+        first.write_text(left)  # by another version, or cut
+        with pytest.raises(ConfigError, match=r"what a workflow of this version keeps\. Cancel"):
+            thawed(settings, is_job=True)
     assert thawed(settings, is_job=False) == settings
     assert VARIABLE not in os.environ
 

@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 from small_run import job_of
+from torchvision import datasets
 from workflow import ROOT
 
 from pipeline import assign, runs, scratch
+from pipeline.config import Dataset
 from pipeline.configfile import read_config
+from pipeline.data.torchvision_sets import load_small
+from pipeline.errors import DataError
 from pipeline.jobs.bounds import write_bound
 from pipeline.jobs.comparison import write_comparison
 from pipeline.jobs.cube import write_cube_of
@@ -69,6 +73,12 @@ def test_a_job_works_on_a_file_system_without_locks(tmp_path, monkeypatch, numbe
     assert not list(tmp_path.iterdir())
     with pytest.raises(KeyError), scratch.only_maker(tmp_path / "run.json"):
         raise KeyError
+    data = {"data_root": str(tmp_path), "download": True}
+    fetched = []
+    monkeypatch.setattr(datasets.MNIST, "download", lambda self: fetched.append(self))
+    with pytest.raises(DataError, match=r"mnist was not found .*Dataset not found"):
+        load_small(Dataset(source="mnist"), "train", **data)
+    assert fetched
 
 
 def test_another_failure_of_a_lock_is_not_passed_over(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import xarray as xr
 from small_run import by_command, folder_of, job_of, parts_of
 from test_hierarchy_job import JOB, part_of
@@ -130,22 +131,34 @@ def test_ranks_wait_for_a_lock_longer_than_for_each_other(tmp_path):
     assert done.stdout.count("together") == 2
 
 
+def by_two(file, job):
+    """Run the layers' command for ``file`` with two processes."""
+    command = [sys.executable, "-m", "pipeline", "layers", str(file), "--processes", "2"]
+    command += ["--job", job.model_dump_json(), "--access", "{}"]
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+@pytest.mark.parametrize("fault", ["edited", "lost"])
+def test_what_several_processes_refuse_ends_their_log(trained, tmp_path, fault):
+    job, file = by_command(LAYERS_JOB, "layers"), layers_of(trained)
+    if fault == "edited":
+        job = job.model_copy(update={"code": "other"})
+    else:
+        file = layers_of(folder_of(tmp_path))
+    done = by_two(file, job)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().split("\n")[-1]
+    assert last.startswith("error: ")
+    assert ("has been edited" if fault == "edited" else "is missing") in last
+
+
 def test_the_command_starts_as_many_processes_as_it_is_told(trained):
     write_layers([layers_of(trained)], LAYERS_JOB)
     alone = read_part(layers_of(trained)).eigenvalue
     layers_of(trained).unlink()
-    command = [
-        sys.executable,
-        "-m",
-        "pipeline",
-        "layers",
-        str(layers_of(trained)),
-        "--processes",
-        "2",
-    ]
-    command += ["--job", by_command(LAYERS_JOB, "layers").model_dump_json(), "--access", "{}"]
-    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = by_two(layers_of(trained), by_command(LAYERS_JOB, "layers"))
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("$ python -m pipeline") == 1
     # Sums in another order: equal to rounding, and not bit for bit.

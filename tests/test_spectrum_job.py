@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -163,6 +165,26 @@ def test_what_an_older_network_left_is_not_taken(trained, monkeypatch):
     assert {place: sha256(path) for place, path in parts(trained).items()} == good
 
 
+def test_what_was_found_on_other_data_is_not_taken(trained):
+    job, file = only("G"), parts(trained)[30, "train"]
+    write(trained, job, (30,))
+    first = file.read_bytes()
+    scratch = scratch_path(file.parent, job)
+    scratch.mkdir()
+    (scratch / f"{open_run(trained, 30).key}.zarr.zip").write_bytes(first)
+    file.unlink()
+    # As if its network had come out the same on images that are normalised otherwise.
+    told = trained / "run.json"
+    text = told.read_text()
+    record = json.loads(text)
+    record["provenance"]["settings"]["dataset"] |= {"mean": [0.9], "std": [2.0]}
+    told.write_text(json.dumps(record))
+    write(trained, job, (30,))
+    told.write_text(text)
+    assert file.read_bytes() != first
+    assert not scratch.exists()
+
+
 def test_products_that_are_not_finite_are_a_result(trained, monkeypatch, capsys):
     def broken(self, V):
         return torch.full_like(V, torch.nan)
@@ -216,7 +238,7 @@ def test_a_part_in_scratch_that_is_not_whole_is_made_anew(trained, capsys, harm)
     job, file = only("G"), parts(trained)[30, "train"]
     write(trained, job, (30,))
     whole = file.read_bytes()
-    waiting = scratch_path(file.parent, job) / f"{open_run(trained, 30).checksum[:16]}.zarr.zip"
+    waiting = scratch_path(file.parent, job) / f"{open_run(trained, 30).key}.zarr.zip"
     waiting.parent.mkdir()
     waiting.write_bytes(HARMS[harm](whole))
     file.unlink()

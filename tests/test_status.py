@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -164,6 +165,26 @@ def test_why_sees_other_inputs(here, tmp_path, monkeypatch):
     truncate(tmp_path / PART)
     text = explanation(tmp_path / "results/cubes/spectrum.zarr", config)
     assert f"input {PART} is another" in text
+
+
+def test_why_names_what_is_corrupt(here, tmp_path, monkeypatch):
+    config = here()
+    shutil.copytree("results", tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+    run = Path("results/runs/digits/tiny/none/sgd/n8/seed0")
+    truncate(run / "run.json")
+    Path("results/figures/theory.png").write_bytes(b"")
+    with pytest.raises(ArtifactError, match=r"record .*run\.json is corrupt"):
+        explanation(run / "history.csv", config)
+    with pytest.raises(ArtifactError, match=r"theory\.png, which carries .* Delete it"):
+        explanation("results/figures/theory.svg", config)
+
+
+def test_why_tells_that_a_run_has_become_a_sweep(here):
+    recipe = TINY["recipes"]["sgd"] | {"lr": None, "sweep": {"rates": [0.01, 0.02]}}
+    swept = changed(TINY, ["recipes", "sgd"], recipe)
+    run = "results/runs/digits/tiny/none/sgd/n8/seed0/run.json"
+    assert "setting candidates: null ->" in explanation(run, here(swept))
 
 
 def test_why_refuses_what_it_does_not_know(here):

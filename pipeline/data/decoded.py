@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-from pipeline.atomic import storing
+from pipeline.atomic import storing, sync
 from pipeline.data.source import Source
 from pipeline.errors import DataError
 from pipeline.progress import progress
@@ -77,13 +77,8 @@ def _put(store: BinaryIO, rows: np.ndarray, count: int, images: np.ndarray) -> N
     for row, image in zip(rows.tolist(), images, strict=True):
         store.seek(count + row * size)
         store.write(image.tobytes())
-    _sync(store)
+    sync(store)
     for row in rows.tolist():
         store.seek(row)
         store.write(b"\1")
-    _sync(store)
-
-
-def _sync(store: BinaryIO) -> None:
-    store.flush()
-    os.fsync(store.fileno())
+    sync(store)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torchvision import datasets
 from torchvision.datasets.folder import find_classes
 from torchvision.datasets.imagenet import META_FILE, load_meta_file
@@ -20,6 +19,7 @@ from torchvision.transforms import v2
 from pipeline.config import Dataset
 from pipeline.data.source import Source, in_memory
 from pipeline.errors import DataError
+from pipeline.scratch import alone
 
 SMALL = {
     "mnist": datasets.MNIST,
@@ -43,7 +43,7 @@ def load_small(dataset: Dataset, split: str, *, data_root: str, download: bool) 
         # Several jobs may find the set missing at once; one fetches, the others wait: they do not
         # take what it has unpacked in part for corrupt.  One that is whole needs no right to write.
         fetch = download and not _is_whole(loader, root)
-        with FileLock(_lock(root, name)) if fetch else nullcontext():
+        with alone(_lock(root, name), str(where), cures={}) if fetch else nullcontext():
             _refuse_corrupt(name, loader, root)
             loaded = loader(root, train=split == "train", download=fetch)
     except (OSError, RuntimeError) as error:
@@ -87,7 +87,7 @@ class _WholeImageNet(datasets.ImageNet):
         if _unpacked_in_part(root, folder) is None:
             return
         # Several jobs may find the set packed at once; one unpacks, the others wait.
-        with FileLock(_lock(root, "imagenet")):
+        with alone(_lock(root, "imagenet"), str(folder), cures={}):
             super().parse_archives()
             flaw = _unpacked_in_part(root, folder)
         if flaw:
@@ -186,9 +186,8 @@ def _read_one(loaded: datasets.ImageFolder, index: int, *, view: v2.Compose) -> 
         raise DataError(f"corrupt image {path} ({error}). Replace or remove it") from error
 
 
-def _lock(root: Path, name: str) -> str:
-    root.mkdir(parents=True, exist_ok=True)
-    return str(root / f".{name}.lock")
+def _lock(root: Path, name: str) -> Path:
+    return root / f".{name}.lock"
 
 
 def _refuse_corrupt(name: str, loader: type, root: Path) -> None:

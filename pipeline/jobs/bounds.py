@@ -36,7 +36,7 @@ def write_bound(
     opened = {"device": device, "dtype": getattr(torch, job.compute.dtype), "access": access}
     with only_maker(file), scratch_folder(file.parent, job) as scratch:
         run, initial = open_run(folder, **opened), open_run(folder, 0, **opened)
-        state = scratch / f"{run.checksum[:16]}-{initial.checksum[:16]}.safetensors"
+        state = scratch / f"{run.key}-{initial.key}.safetensors"
         part = _part(job, run, initial, state, save_every)
         part["classes"] = float(len(run.class_names))
         part.attrs = attributes(

@@ -45,8 +45,8 @@ def write_parts(
 
     ``dissect`` is called with the opened run, the split, and a function that records an operator's
     products under a name; ``labels`` are coordinates that a part without results has too.
-    Finished parts, and the products of a long one, wait in scratch, named after the network's
-    checksum; a rerun finds them.  In a data-parallel job all ranks compute and the first writes.
+    Finished parts, and the products of a long one, wait in scratch, named after the network and its
+    data; a rerun finds them.  In a data-parallel job all ranks compute and the first writes.
     """
     device = prepare(job.compute)
     first = ranks()[0] == 0
@@ -57,9 +57,9 @@ def write_parts(
         wait_for_lock()
         staged = {}
         for file, part in parts.items():
-            checksum = open_run(part.folder, part.epoch).checksum[:16]
+            key = open_run(part.folder, part.epoch).key
             scratch = scratch_folder(file.parent, job, first_rank=first)
-            staged[file] = stack.enter_context(scratch) / f"{checksum}.zarr.zip"
+            staged[file] = stack.enter_context(scratch) / f"{key}.zarr.zip"
         waiting = from_first_rank([f for f in files if not (first and _is_whole(staged[f]))])
         done = len(files) - len(waiting)
         for file in progress(waiting, total=len(files), done=done, label=_label(parts)):
@@ -71,8 +71,9 @@ def write_parts(
             found = _part(opened, part.split, job, dissect, products, labels)
             if first:
                 write_part(found, staged[file])
+            wait_for_all()  # others may still read their products
+            if first:
                 remove(products)
-            wait_for_all()
         if first:
             for file in files:
                 os.replace(staged[file], file)
