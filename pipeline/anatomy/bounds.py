@@ -17,6 +17,7 @@ from pipeline.anatomy.pac_bayes import PriorScales, complexity, error_bound, sam
 from pipeline.anatomy.posterior import Posterior, posterior_at
 from pipeline.curvature.problem import Options
 from pipeline.data.examples import Examples
+from pipeline.device import release
 from pipeline.errors import AnatomyError
 from pipeline.prior import highest_half_log_lambda
 from pipeline.progress import progress, say
@@ -144,6 +145,7 @@ def optimised(task: Task, state_file: Path, *, save_every: float) -> Posterior:
         if time.monotonic() - saved >= save_every or epoch == settings.epochs:
             save_state(state_file, State(epoch, posterior.state(), optimiser.state_dict(), []))
             saved = time.monotonic()
+    optimiser.zero_grad()
     return posterior
 
 
@@ -210,9 +212,8 @@ def bound_found(task: Task, posterior: Posterior) -> BoundFound:
     settings, scales, examples = task.settings, task.scales, len(task.train)
     index = scales.nearest(float(posterior.half_log_lambda.detach()))
     half_log_lambda = scales.half_log_lambda(index)
-    exact = posterior.double()
-    exact.half_log_lambda.fill_(half_log_lambda)
-    kl = float(exact.kl({name: w.double() for name, w in task.centre.items()}))
+    release()  # what the search took: float64 copies need the room
+    kl = _kl_in_double(task, posterior, half_log_lambda)
     error, test_error = sampled_errors(task, posterior)
     limit = sampled_limit(error, samples=settings.samples, delta=settings.sampling_delta)
     terms = {"examples": examples, "delta": settings.delta}
@@ -233,6 +234,12 @@ def bound_found(task: Task, posterior: Posterior) -> BoundFound:
         stochastic_error_limit=limit,
         **accuracies,
     )
+
+
+def _kl_in_double(task: Task, posterior: Posterior, half_log_lambda: float) -> float:
+    exact = posterior.double()
+    exact.half_log_lambda.fill_(half_log_lambda)
+    return float(exact.kl({name: w.double() for name, w in task.centre.items()}))
 
 
 @torch.no_grad()

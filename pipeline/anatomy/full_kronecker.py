@@ -11,6 +11,7 @@ from pipeline.curvature.base import LinearOperator
 from pipeline.curvature.preactivations import kronecker_direction, output_hessian
 from pipeline.curvature.second_order import hessian
 from pipeline.curvature.watched import watched
+from pipeline.device import release
 from pipeline.spectra.eigenpairs import Eigenpairs, most_products, top_eigenpairs
 from pipeline.streams import stream
 
@@ -31,6 +32,21 @@ def full_kronecker(network: Network, layers: list[str]) -> FullKronecker:
 
     w_i = stack_L(u_i^(L) (x) E[x^(L)]), (sigma_i, u_i) the output Hessian's top pairs.  Source: D.
     """
+    values, basis = _approximate(network, layers)
+    release()  # the output Hessian, and copies of the w_i: a basis of Hess needs the room
+    operator = hessian(network.model, network.data, **network.options)
+    true = _top(network, operator, "Hess")
+    count = min(basis.shape[1], leading(true.converged))
+    overlap = eigenspace_overlap(true.vectors[:, :count].double(), basis[:, :count])
+    return FullKronecker(
+        true=np.where(true.converged, true.values, np.nan),
+        approximate=values,
+        overlap=overlap.cpu().numpy(),
+    )
+
+
+def _approximate(network: Network, layers: list[str]) -> tuple[np.ndarray, torch.Tensor]:
+    """Return sigma_i ||w_i||^2, the largest first, and the w_i orthonormalised in that order."""
     found = output_hessian(network.model, network.data, layers=layers, **network.options)
     parts = _top(network, found.operator, "output")
     kept = leading(parts.converged)
@@ -38,16 +54,8 @@ def full_kronecker(network: Network, layers: list[str]) -> FullKronecker:
     W = torch.stack([kronecker_direction(found, network.model, u) for u in vectors], 1)
     values = (parts.values[: W.shape[1]] * W.double().square().sum(0).cpu().numpy())[:kept]
     order = np.argsort(-values, kind="stable")
-    basis = torch.linalg.qr(W[:, torch.as_tensor(order, device=W.device)].double())[0]
-    operator = hessian(network.model, network.data, **network.options)
-    true = _top(network, operator, "Hess")
-    count = min(basis.shape[1], leading(true.converged))
-    overlap = eigenspace_overlap(true.vectors[:, :count].double(), basis[:, :count])
-    return FullKronecker(
-        true=np.where(true.converged, true.values, np.nan),
-        approximate=values[order],
-        overlap=overlap.cpu().numpy(),
-    )
+    ordered = W[:, torch.as_tensor(order, device=W.device)]
+    return values[order], torch.linalg.qr(ordered.double())[0]
 
 
 def _top(network: Network, operator: LinearOperator, name: str) -> Eigenpairs:
