@@ -176,6 +176,13 @@ def test_refusals_name_place_value_and_cure(name):
         assert text in str(error.value)
 
 
+@pytest.mark.parametrize("spelled", ["out/", "./out", "a/../out"])
+def test_a_results_folder_has_one_spelling(spelled):
+    config = load_config(changed(["results"], spelled))
+    assert config.results == "out"
+    assert all(str(file).startswith("out/") for work in workload(config) for file in work.outputs)
+
+
 def test_a_run_in_two_blocks_is_refused():
     settings = yaml.safe_load(DEFAULT.read_text())
     settings["grid"].append(settings["grid"][0] | {"seeds": [2, 3]})
