@@ -267,3 +267,20 @@ def test_an_only_checkpoint_is_drawn_once(name):
 def test_drawing_imports_no_torch():
     code = "import sys, pipeline.jobs.figure; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_no_title_or_legend_of_a_narrow_figure_is_cut(tmp_path):
+    with style.theme():
+        figure, axes = style.panels(1, 1, title="narrow")
+        axes[0, 0].set_title("cifar10-images, vgg11, no normalisation: training examples")
+        for norm in style.NORM_NAMES.values():
+            for split in ("train", "test"):
+                axes[0, 0].plot([0, 1], label=f"{norm}, {split}")
+        style.legend_below(figure, axes[0, 0], columns=4)
+        style.save(figure, [tmp_path / "narrow.png"], dpi=100)
+        figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) == 4
+    for drawn in (axes[0, 0].title, legend):
+        box = drawn.get_window_extent()
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.width

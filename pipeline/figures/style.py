@@ -99,6 +99,27 @@ def legend_below(figure: Figure, axes: Axes, *, columns: int) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
+def _uncut(figure: Figure) -> None:
+    """Break panel titles that leave the figure, and give legends that do fewer columns."""
+    figure.draw_without_rendering()
+    width = figure.bbox.width
+    for axes in figure.axes:
+        title, box = axes.title, axes.title.get_window_extent()
+        over = max(-box.x0, box.x1 - width)
+        if over > 0:
+            fit = int(len(title.get_text()) * (1 - 2 * over / box.width))  # it is centred
+            title.set_text(_broken(title.get_text(), fit))
+    for legend in [*figure.legends]:
+        handles = legend.legend_handles
+        labels = [text.get_text() for text in legend.get_texts()]
+        columns = len(handles)
+        while columns > 1 and legend.get_window_extent().width > width:
+            columns -= 1
+            legend.remove()
+            legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+            figure.draw_without_rendering()
+
+
 def note(axes: Axes, text: str, *, corner: str = "upper right") -> None:
     """Write a short note in a corner of a panel."""
     vertical, horizontal = corner.split()
@@ -137,6 +158,7 @@ def examples(n_per_class: int) -> str:
 
 def save(figure: Figure, files: Sequence[Path], *, dpi: int, about: str = "") -> None:
     """Write a figure to files, by suffix, ``about`` within; equal figures give equal bytes."""
+    _uncut(figure)
     for file in files:
         metadata = {"Description": about} if about else {}
         if file.suffix == ".svg":  # which alone records a date by default
