@@ -10,7 +10,7 @@ from torch import nn
 from pipeline.curvature import gauss_newton, hessian, residual
 from pipeline.curvature import tangent as tangent_module
 from pipeline.curvature.base import Deflated, Dense
-from pipeline.curvature.problem import FlatNetwork
+from pipeline.curvature.network import FlatNetwork
 from pipeline.curvature.tangent import Linearised
 from pipeline.errors import AnatomyError
 

@@ -10,33 +10,12 @@ from reference import dense_gauss_newton, dense_hessian, relative
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pipeline.curvature import chunked, gauss_newton, hessian, residual
+from pipeline.curvature import chunked, component, gauss_newton, hessian, layer_hessian, residual
+from pipeline.curvature.jacobian import kept_jacobians
+from pipeline.curvature.kronecker_factors import kronecker_factors
 from pipeline.curvature.memory import GIB, saved_bytes
+from pipeline.curvature.problem import Problem
 from pipeline.errors import AnatomyError
-
-
-class Doubled(torch.autograd.Function):
-    """A function with a backward of its own and no forward derivative."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x**2
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return 2 * ctx.saved_tensors[0] * gradient
-
-
-class Own(nn.Module):
-    """A convolution, a function of the user's own, a linear layer."""
-
-    def __init__(self):
-        super().__init__()
-        self.one, self.two = nn.Conv2d(1, 2, 2), nn.Linear(8, 3)
-
-    def forward(self, x):
-        return self.two(Doubled.apply(self.one(x)).flatten(1))
 
 
 class Attending(nn.Module):
@@ -78,15 +57,6 @@ def test_of_a_fused_normalisation_the_right_products_are_made_and_the_wrong_refu
     for operator in (hessian, residual):
         with pytest.raises(AnatomyError, match="no symmetric matrix"):
             operator(model, (inputs, labels), **options)
-
-
-def test_a_function_of_the_users_own_behind_a_convolution():
-    torch.manual_seed(0)
-    model, inputs = Own().double(), torch.randn(7, 1, 3, 3, dtype=torch.float64)
-    labels = torch.arange(7) % 3
-    Hess = dense_hessian(model, inputs, labels)
-    A = hessian(model, (inputs, labels), chunk=4)
-    assert relative(A @ torch.eye(len(Hess), dtype=Hess.dtype), Hess) < 1e-12
 
 
 class Beside(nn.Module):
@@ -146,3 +116,142 @@ def test_a_network_that_cannot_be_linearised_is_tried_once(monkeypatch, capsys):
     A = hessian(model, (torch.randn(20, 6), torch.arange(20) % 3), chunk=4)
     assert (A.kept, len(asked)) == (0, 1)
     assert capsys.readouterr().err.count("cannot be linearised") == 1
+
+
+def test_one_chunk_that_rounds_more_does_not_end_the_keeping(monkeypatch):
+    model, data = nn.Linear(6, 3), (torch.randn(20, 6), torch.arange(20) % 3)
+    asked, original = [], chunked._checked
+
+    def second_fails(*words):
+        asked.append(1)
+        return None if len(asked) == 2 else original(*words)
+
+    monkeypatch.setattr(chunked, "_checked", second_fails)
+    A = gauss_newton(model, data, chunk=4)
+    assert (A.kept, len(asked)) == (4, 5)
+    assert relative(A @ torch.eye(21), dense_gauss_newton(model, data[0])) < 1e-5
+
+
+class Differentiating(nn.Module):
+    """A network whose output is a derivative, taken by torch.func."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 3), nn.Linear(3, 6)
+
+    def forward(self, x):
+        value, pull = torch.func.vjp(lambda z: self.two(z).tanh(), self.one(x))
+        return pull(torch.ones_like(value))[0]
+
+
+def test_a_network_that_calls_torch_func_itself():
+    torch.manual_seed(0)
+    model = Differentiating().double()
+    inputs, labels = torch.randn(7, 4, dtype=torch.float64), torch.arange(7) % 3
+    Hess, G = dense_hessian(model, inputs, labels), dense_gauss_newton(model, inputs)
+    for operator, expected in ((hessian, Hess), (gauss_newton, G), (residual, Hess - G)):
+        A = operator(model, (inputs, labels), chunk=4)
+        assert relative(A @ torch.eye(len(G), dtype=G.dtype), expected) < 1e-12
+
+
+class Single(nn.Module):
+    """A network that insists on float32."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.one(x.float())
+
+
+def test_why_float64_cannot_be_had_is_said_once(capsys):
+    model, data = Single(), (torch.randn(9, 4), torch.arange(9) % 3)
+    A = component(model, data, name="B2")
+    for true_class in range(3):
+        A.of_class(true_class)
+    said = capsys.readouterr().err
+    assert said.count("float64 logits cannot be had") == 1
+    assert "same dtype" in said
+
+
+def test_layers_of_networks_with_attention_are_made_of_its_plain_form():
+    asked = []
+
+    class Asking(Attending):
+        def forward(self, x):
+            asked.append(torch.backends.mha.get_fastpath_enabled())
+            return super().forward(x)
+
+    model, data = Asking().eval(), (torch.randn(7, 1, 3, 3), torch.arange(7) % 3)
+    kronecker_factors(model, data, layer="one")
+    assert asked == [False] * len(asked)
+    assert len(asked) > 2
+
+
+def test_of_one_layer_the_weights_of_others_are_no_bytes_of_its_examples():
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2000), nn.Linear(2000, 3))
+    data = torch.randn(8, 6), torch.arange(8) % 3
+    whole, one = Problem(model, data), Problem(model, data, only=["0.weight"])
+    assert one.bytes_per_example <= whole.bytes_per_example
+    saved = kept_jacobians(one)(next(one.chunks()), False).held
+    assert 0 < saved < len(data[0]) * one.bytes_per_example
+
+
+class Absolute(nn.Module):
+    """|x| as a square root: its second derivative is zero but for rounding."""
+
+    def forward(self, x):
+        return (x * x).sqrt()
+
+
+def test_a_layers_h_that_is_rounding_is_no_reason_to_refuse_it():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), Absolute(), nn.Linear(5, 3))
+    inputs, labels = torch.randn(8, 6), torch.arange(8) % 3
+    A = layer_hessian(model, (inputs, labels), layer="0")
+    assert A.route == "closed form"
+    assert 0 < A.residual_share < 1e-5
+    G = dense_gauss_newton(model.double(), inputs.double())[:30, :30]
+    assert relative(A @ torch.eye(30), G) < 1e-5
+
+
+class Fused(torch.autograd.Function):
+    """A square whose second derivatives raise, as some of PyTorch's own do."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**2
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return Refusing.apply(gradient * 2 * ctx.saved_tensors[0])
+
+
+class Refusing(torch.autograd.Function):
+    """The identity without a derivative."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise RuntimeError("derivative is not implemented")
+
+
+@pytest.mark.parametrize("operator", [hessian, gauss_newton])
+def test_a_missing_second_derivative_is_refused_with_the_cure(operator):
+    class Network(nn.Linear):
+        def forward(self, x):
+            return Fused.apply(super().forward(x))
+
+    with pytest.raises(AnatomyError, match=r"derivative is not implemented\. Write .* as plain"):
+        operator(Network(6, 3), (torch.randn(8, 6), torch.arange(8) % 3))
+
+
+def test_what_one_process_finds_wrong_all_refuse(monkeypatch):
+    monkeypatch.setattr(chunked, "least_over_ranks", lambda count, _device: 0)
+    with pytest.raises(AnatomyError, match="another process found so"):
+        hessian(nn.Linear(6, 3), (torch.randn(20, 6), torch.arange(20) % 3))

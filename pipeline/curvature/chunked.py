@@ -7,7 +7,7 @@ import torch
 
 from pipeline.curvature.base import LinearOperator
 from pipeline.curvature.memory import GIB
-from pipeline.curvature.parallel import ranks, sum_over_ranks
+from pipeline.curvature.parallel import least_over_ranks, ranks, sum_over_ranks
 from pipeline.curvature.problem import Chunk, Problem
 from pipeline.curvature.tangent import NotLinearisedError
 from pipeline.device import release, rounding
@@ -89,10 +89,11 @@ class ChunkSum(LinearOperator):
 
 
 def chunk_products(
-    problem: Problem, *, keep: Keep, recompute: Callable[[Chunk], Product]
+    problem: Problem, *, keep: Keep | None, recompute: Callable[[Chunk], Product]
 ) -> tuple[list[Product], int]:
     """Return each chunk's product, and how many are kept: as many as the memory budget allows.
 
+    Where none is, one is held to symmetry; without ``keep`` none is kept, and none held to it.
     Where the device runs out of memory the chunk and the budget are halved; AnatomyError when they
     cannot be.
     """
@@ -115,17 +116,17 @@ def chunk_products(
 
 
 def _made(
-    problem: Problem, keep: Keep, recompute: Callable[[Chunk], Product]
+    problem: Problem, keep: Keep | None, recompute: Callable[[Chunk], Product]
 ) -> tuple[list[Product], int]:
     products: list[Product] = []
-    left, kept, linear = problem.memory, 0, True
+    left, kept, linear = problem.memory, 0, keep is not None
     per_example: float = problem.bytes_per_example
     for chunk in problem.chunks():
         again = recompute(chunk)
         piece = None
         if linear and per_example * len(chunk) <= left:
             piece = _checked(problem, chunk, keep, again)
-            linear = piece is not None
+            linear = kept > 0 or piece is not None
         if piece:
             per_example = piece.held / len(chunk)  # the guess gives way to the measurement
         if piece and piece.held <= left:
@@ -133,27 +134,37 @@ def _made(
             products.append(piece.product)
         else:
             products.append(again)
-    if products and not kept:
-        _refuse_asymmetric(problem, products[0])
+    if keep is not None:
+        _refuse_asymmetric(problem, None if kept else next(iter(products), None))
     return products, kept
 
 
-def _refuse_asymmetric(problem: Problem, product: Product) -> None:
+def _refuse_asymmetric(problem: Problem, product: Product | None) -> None:
     """Raise AnatomyError where a product that nothing else checks is of no symmetric matrix.
 
-    PyTorch's own second derivative of a fused weight normalisation is none.
+    PyTorch's own second derivative of a fused weight normalisation is none.  All ranks raise where
+    one has such a product.
     """
+    found = None if product is None else _asymmetry(problem, product)
+    if not least_over_ranks(int(found is None), problem.network.theta.device):
+        raise AnatomyError(
+            "the network's second derivatives, as PyTorch makes them, are no symmetric matrix: "
+            f"{found or 'another process found so'}. Write what PyTorch fuses, such as "
+            "weight_norm, and the backward of an autograd.Function as plain tensor operations, "
+            "without once_differentiable"
+        )
+
+
+def _asymmetry(problem: Problem, product: Product) -> str | None:
+    """Return what tells that a product's matrix is not symmetric; None where it is."""
     u, v = _random(problem, 2)
     with torch.no_grad():
         Au, Av = product(u[None])[0], product(v[None])[0]
     one, other = (float(a.double() @ b.double()) for a, b in ((u, Av), (v, Au)))
     allowed = max(ASYMMETRY, rounding(u.device, u.dtype) ** 0.5)
-    if abs(one - other) > allowed * float(Av.double().norm()):
-        raise AnatomyError(
-            f"the network's second derivatives, as PyTorch makes them, are no symmetric matrix: "
-            f"u^T A v is {one:.6g} and v^T A u {other:.6g}. Write what PyTorch fuses, such as "
-            "weight_norm, as plain tensor operations"
-        )
+    if abs(one - other) <= allowed * float(Av.double().norm()):
+        return None
+    return f"u^T A v is {one:.6g} and v^T A u {other:.6g}"
 
 
 def _random(problem: Problem, count: int) -> torch.Tensor:

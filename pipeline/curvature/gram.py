@@ -12,6 +12,8 @@ from pipeline.curvature.loss import likeliest, zero_sum
 from pipeline.curvature.memory import pass_budget
 from pipeline.curvature.parallel import own_share, sum_over_ranks
 from pipeline.curvature.problem import Chunk, Data, Options, Problem
+from pipeline.curvature.reverse import Reversed
+from pipeline.curvature.tangent import several
 
 EXAMPLES = 50  # differentiated at once, each for all classes
 COLUMNS = 4096  # of the factors multiplied at once: sums over more lose float32's digits
@@ -76,6 +78,10 @@ def _rows(problem: Problem) -> Iterator[tuple[Chunk, torch.Tensor]]:
         _, pull = vjp(lambda parameters: problem.network.logits(parameters, x[None])[0], theta)
         return vmap(lambda cotangent: pull(cotangent)[0])(cotangents)
 
+    def in_reverse(x: torch.Tensor, cotangents: torch.Tensor) -> torch.Tensor:
+        found = Reversed(lambda at: problem.network.logits(at, x[None])[0], theta)
+        return several(found.pull, cotangents, alone=True)
+
     each = problem.classes * len(theta) * theta.dtype.itemsize
     fit = max(1, min(EXAMPLES, pass_budget(theta.device) // each))
     with torch.no_grad():
@@ -86,4 +92,9 @@ def _rows(problem: Problem) -> Iterator[tuple[Chunk, torch.Tensor]]:
             away = (classes[:, None] == classes).to(pi.dtype) - pi[:, None, :]  # e_k - pi_i
             away = zero_sum(away, likeliest(pi)[:, None, :])
             scale = (pi / problem.examples).sqrt()
-            yield chunk, vmap(one)(inputs, scale[:, :, None] * away)
+            cotangents = scale[:, :, None] * away
+            if problem.plain:
+                pairs = zip(inputs, cotangents, strict=True)
+                yield chunk, torch.stack([in_reverse(x, some) for x, some in pairs])
+            else:
+                yield chunk, vmap(one)(inputs, cotangents)

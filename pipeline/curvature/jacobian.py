@@ -1,6 +1,6 @@
 """J and J^T of a chunk of examples, kept linearised or recomputed: what lies around a kernel."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,7 +9,8 @@ from torch.func import vjp
 
 from pipeline.curvature.memory import saved_bytes
 from pipeline.curvature.problem import Chunk, Problem
-from pipeline.curvature.tangent import Linearised, Map, along, several, there_anyway
+from pipeline.curvature.reverse import Reversed
+from pipeline.curvature.tangent import Linearised, Map, NotLinearisedError, along, several
 
 
 @dataclass(frozen=True)
@@ -32,26 +33,43 @@ class Jacobian:
 
 def kept_jacobians(problem: Problem) -> Callable[[Chunk, bool], Jacobian]:
     """Return what makes J of a chunk, linearised once; its flag is ``pure`` of ``Linearised``."""
-    return partial(_kept, problem, Linearised(problem.network.logits, compiled=problem.compiled))
-
-
-def _kept(problem: Problem, linearised: Linearised, chunk: Chunk, pure: bool) -> Jacobian:
-    theta, inputs = problem.network.theta, chunk.inputs
-    tangent = linearised.at(theta, inputs, pure=pure)
-    logits = partial(_logits, problem, inputs)
-    _, pull = vjp(logits, theta)
-    saved = saved_bytes(logits, theta, there_anyway([inputs]))
+    network = problem.network
+    theta, anyway = network.theta, network.tensors
+    linearised = Linearised(network.logits, compiled=problem.compiled, anyway=anyway)
     of_rows = partial(several, alone=problem.alone)
-    return Jacobian(
-        push=partial(of_rows, tangent.push),
-        pull=partial(of_rows, lambda u: pull(u)[0]),
-        probabilities=chunk.relative(tangent.value).softmax(-1),
-        held=tangent.held + saved,
-    )
+    saved: dict[torch.Size, int] = {}  # bytes for J^T, by shape: what there is to count is the same
+
+    def keep(chunk: Chunk, pure: bool) -> Jacobian:
+        inputs = chunk.inputs
+        logits = partial(_logits, problem, inputs)
+        if inputs.shape not in saved:
+            saved[inputs.shape] = _saved(logits, theta, [inputs, *anyway])
+        tangent = linearised.at(theta, inputs, pure=pure)
+        _, pull = vjp(logits, theta)
+        return Jacobian(
+            push=partial(of_rows, tangent.push),
+            pull=partial(of_rows, lambda u: pull(u)[0]),
+            probabilities=chunk.relative(tangent.value).softmax(-1),
+            held=tangent.held + saved[inputs.shape],
+        )
+
+    return keep
+
+
+def _saved(logits: Map, theta: torch.Tensor, anyway: Sequence[torch.Tensor]) -> int:
+    """Return ``saved_bytes``; NotLinearisedError where it cannot be told."""
+    try:
+        return saved_bytes(logits, theta, anyway)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise NotLinearisedError(str(error)) from error
 
 
 def recomputed_jacobian(problem: Problem, chunk: Chunk) -> Jacobian:
     """Return J whose products each evaluate the network anew."""
+    if problem.plain:
+        return _in_reverse(problem, chunk)
     theta = problem.network.theta
 
     def logits() -> Map:
@@ -68,6 +86,24 @@ def recomputed_jacobian(problem: Problem, chunk: Chunk) -> Jacobian:
 
     with torch.no_grad():
         probabilities = chunk.relative(logits()(theta)).softmax(-1)
+    return Jacobian(push, pull, probabilities, held=0)
+
+
+def _in_reverse(problem: Problem, chunk: Chunk) -> Jacobian:
+    """Return J of a network that torch.func cannot follow, evaluated anew at each product."""
+
+    def evaluated() -> Reversed:
+        return Reversed(partial(_logits, problem, chunk.inputs), problem.network.theta)
+
+    def push(rows: torch.Tensor) -> torch.Tensor:
+        found = evaluated()
+        return several(found.push, rows, alone=True)
+
+    def pull(rows: torch.Tensor) -> torch.Tensor:
+        found = evaluated()
+        return several(found.pull, rows, alone=True)
+
+    probabilities = chunk.relative(evaluated().value).softmax(-1)
     return Jacobian(push, pull, probabilities, held=0)
 
 

@@ -15,16 +15,18 @@ from typing import Unpack
 
 import torch
 from torch import nn
-from torch.func import vjp, vmap
+from torch.func import vjp
 from torch.nn import functional as F
 
+from pipeline.curvature.attention import plain_attention
 from pipeline.curvature.chunked import ChunkSum, Kept, Product, chunk_products
 from pipeline.curvature.loss import likeliest
 from pipeline.curvature.memory import pass_budget
 from pipeline.curvature.problem import Chunk, Data, Options, Problem
+from pipeline.curvature.reverse import Reversed
 from pipeline.curvature.sandwich import recomputed_gauss_newton
 from pipeline.curvature.second_order import tangent_of_gradient
-from pipeline.curvature.tangent import NotLinearisedError
+from pipeline.curvature.tangent import Map, NotLinearisedError, several
 from pipeline.errors import AnatomyError
 
 COPIES = 3  # of a chunk's factors, at most, while they are made
@@ -171,21 +173,32 @@ def layer_factors(problem: Problem, layer: str, chunk: Chunk) -> LayerFactors:
         def logits_of(shift: torch.Tensor) -> torch.Tensor:
             handle = module.register_forward_hook(lambda _m, _i, output: output + shift)
             try:
-                return network.module(inputs)
+                return network(inputs)
             finally:
                 handle.remove()
 
-        logits, pull = vjp(logits_of, torch.zeros_like(u))
+        logits, pull = _pulled_back(problem, logits_of, torch.zeros_like(u))
         pi = chunk.relative(logits).softmax(-1)
         unit = torch.eye(pi.shape[1], dtype=pi.dtype, device=pi.device)
         cotangents = unit[:, None, :].expand(-1, len(pi), -1)  # (C, N, C)
-        parts = [vmap(lambda c: pull(c)[0])(some) for some in cotangents.split(problem.vectors)]
+        parts = [
+            several(pull, some, alone=problem.plain) for some in cotangents.split(problem.vectors)
+        ]
         J = _by_position(torch.cat(parts).transpose(0, 1), module)  # (N, C, P, m)
         # J_k - sum_j pi_j J_j, without the cancellation of a certain network.
         over = (..., None, None)
         J = J - (likeliest(pi)[over] * J).sum(1, keepdim=True)
         J = J - (pi[over] * J).sum(1, keepdim=True)
         return LayerFactors(patches(x, module), pi.sqrt()[over] * J)
+
+
+def _pulled_back(problem: Problem, function: Map, at: torch.Tensor) -> tuple[torch.Tensor, Map]:
+    """Return a function's value at a point and its J^T."""
+    if problem.plain:
+        found = Reversed(function, at)
+        return found.value, found.pull
+    value, pull = vjp(function, at)
+    return value, lambda u: pull(u)[0]
 
 
 def input_and_output(
@@ -204,7 +217,8 @@ def input_and_output(
 
     handle = module.register_forward_hook(note, with_kwargs=True)
     try:
-        network(inputs)
+        with plain_attention():
+            network(inputs)
     finally:
         handle.remove()
     if len(seen) != 1:
@@ -260,8 +274,6 @@ def _residual_share(problem: Problem, G: ChunkSum) -> float:
     """Return ||H v|| / ||G v|| for a random v, zero where both are."""
     generator = torch.Generator().manual_seed(0)
     v = torch.randn(G.shape[0], generator=generator, dtype=torch.float64).to(G.device, G.dtype)
-    memory, problem.memory = problem.memory, 0  # one product: nothing is worth keeping
-    H = tangent_of_gradient(problem, fixed_residual=True)
-    problem.memory = memory
+    H = tangent_of_gradient(problem, fixed_residual=True, once=True)
     ours, other = (H @ v).norm(), (G @ v).norm()
     return float(ours / other) if other > 0 else float(ours)

@@ -1,11 +1,12 @@
 """What linearised chunks hold, and what they may hold."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from pipeline.curvature.attention import plain_attention
 from pipeline.device import all_memory
 
 # Of all memory, where the config names no budget.  Not of what is free: results depend on these, if
@@ -47,7 +48,7 @@ def activation_bytes(network: nn.Module, inputs: torch.Tensor) -> int:
 
     hooks = [m.register_forward_hook(count) for m in network.modules() if not any(m.children())]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), plain_attention():
             network(inputs)
     finally:
         for hook in hooks:
@@ -58,7 +59,8 @@ def activation_bytes(network: nn.Module, inputs: torch.Tensor) -> int:
 def saved_bytes(function: Map, at: torch.Tensor, others: Sequence[torch.Tensor]) -> int:
     """Return the bytes that autograd keeps for a gradient of ``function`` ``at`` a point.
 
-    The point itself and ``others``, which are there anyway, count nothing.
+    The point itself and ``others``, which are there anyway, count nothing.  RuntimeError where the
+    function calls torch.func itself.
     """
     saved: list[torch.Tensor] = []  # held, so that no address is taken twice
 
@@ -67,7 +69,16 @@ def saved_bytes(function: Map, at: torch.Tensor, others: Sequence[torch.Tensor])
 
     with torch.enable_grad(), saved_tensors_hooks(count, lambda _: None):
         function(at.detach().requires_grad_())
-    known = {tensor.untyped_storage().data_ptr() for tensor in (at, *others)}
-    storages = [tensor.untyped_storage() for tensor in saved]
+    return held_bytes(saved, addresses([at, *others]))
+
+
+def held_bytes(tensors: Sequence[torch.Tensor], known: frozenset[int]) -> int:
+    """Return the bytes of the storages of ``tensors``, but for those at the addresses ``known``."""
+    storages = [x.untyped_storage() for x in tensors if not x._is_zerotensor()]  # no memory
     sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
     return sum(size for address, size in sizes.items() if address not in known)
+
+
+def addresses(tensors: Iterable[torch.Tensor]) -> frozenset[int]:
+    """Return where the storages of ``tensors`` begin."""
+    return frozenset(tensor.untyped_storage().data_ptr() for tensor in tensors)

@@ -8,12 +8,11 @@ from typing import Any, Protocol, TypedDict
 
 import torch
 from torch import nn
-from torch.func import functional_call
-from torch.nn.modules.conv import _ConvNd
 
 from pipeline.curvature.attention import plain_attention
 from pipeline.curvature.loss import label_mask, relative_logits
 from pipeline.curvature.memory import activation_bytes, budget, pass_budget, saved_bytes
+from pipeline.curvature.network import FlatNetwork
 from pipeline.curvature.parallel import least_over_ranks, own_share
 from pipeline.curvature.tangent import load_forward_mode
 from pipeline.data.streamed import Inputs, part
@@ -30,7 +29,8 @@ class HasExamples(Protocol):
 
 
 # Bytes that a linearised chunk holds, and that a vector's pass over it takes, in bytes of its
-# layers' outputs, at most: LeNet5's chunks hold 1.8, DenseNet40's 2.3.
+# layers' outputs or of what autograd keeps for them, at most: LeNet5's chunks hold 1.8 of its
+# outputs, DenseNet40's 2.3.
 GUESS = 6
 
 # Channels of a convolution from which several vectors at once gain nothing on a CPU: a product with
@@ -60,48 +60,6 @@ class Options(TypedDict, total=False):
     memory_gb: float | None
     compiled: bool
     vectors: int | None
-
-
-class FlatNetwork:
-    """A network in eval mode as a function of one flat parameter vector.
-
-    It is a copy: the caller's network keeps its mode, its gradients and its running statistics.
-    ``theta`` (p,) is ordered as ``named_parameters()``, each row-major; with ``only`` it is these
-    parameters, the others being constant.
-    """
-
-    def __init__(self, model: nn.Module, only: Sequence[str] | None = None) -> None:
-        self.module = copy.deepcopy(model).eval().requires_grad_(False)
-        parameters = dict(self.module.named_parameters())
-        if only is not None:
-            parameters = {name: parameters[name] for name in only}
-        self._names = list(parameters)
-        self._shapes = [parameter.shape for parameter in parameters.values()]
-        self._sizes = [parameter.numel() for parameter in parameters.values()]
-        self.theta = torch.cat([parameter.flatten() for parameter in parameters.values()])
-
-    @property
-    def channels(self) -> int:
-        """Output channels of the widest convolution, 0 without any."""
-        modules = self.module.modules()
-        return max(
-            (module.out_channels for module in modules if isinstance(module, _ConvNd)), default=0
-        )
-
-    def logits(self, theta: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-        """Return the logits (N, C) at parameters ``theta`` (p,)."""
-        return self.logits_of(self.pieces(theta), inputs)
-
-    def pieces(self, theta: torch.Tensor) -> list[torch.Tensor]:
-        """Return ``theta`` (p,) as the network's parameters."""
-        sizes = theta.split(self._sizes)
-        return [piece.view(shape) for piece, shape in zip(sizes, self._shapes, strict=True)]
-
-    def logits_of(self, pieces: Sequence[torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
-        """Return the logits (N, C) at the parameters ``pieces``."""
-        named = dict(zip(self._names, pieces, strict=True))
-        with plain_attention():
-            return functional_call(self.module, named, (inputs,))
 
 
 @dataclass(frozen=True)
@@ -162,6 +120,7 @@ class Problem:
         self.labels = own_share(labels).to(theta.device)
         self.memory = budget(memory_gb, theta.device)
         self.compiled = compiled
+        self._said: set[str] = set()
         load_forward_mode()
         self.bytes_per_example = self._guess(inputs[:1].to(theta.device, theta.dtype))
         # What a pass takes beside the kept chunks is bounded too, a chunk's vectors first.
@@ -175,6 +134,18 @@ class Problem:
     def alone(self) -> bool:
         """Whether several vectors are multiplied one by one."""
         return self.network.theta.device.type == "cpu" and self.network.channels >= WIDE
+
+    @cached_property
+    def plain(self) -> bool:
+        """Whether torch.func cannot follow the network, so that plain autograd differentiates it.
+
+        A user's own autograd.Function without setup_context is such, or one that vmap cannot take.
+        """
+        example = self.inputs[:1]
+        why = self.network.refusal(example) if len(example) else None  # a rank may have none
+        if why is not None:
+            self._say_once(f"torch.func cannot follow the network, plain autograd does: {why}")
+        return why is not None
 
     @property
     def about(self) -> dict[str, Any]:
@@ -222,7 +193,6 @@ class Problem:
             mask = label_mask(self.labels[start : start + self.chunk], self.classes)
             exact = self.exact_relative(inputs, mask)
             if exact is None:
-                say("float64 logits cannot be had: those of a fitted network stay as rounded")
                 return zero
             rounded = relative_logits(self.network.logits(theta, inputs), mask)
             found.append((exact - rounded.double()).to(theta.dtype))
@@ -242,17 +212,31 @@ class Problem:
             return relative_logits(logits, mask)
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError:
+        except RuntimeError as error:
+            self._say_once(
+                f"float64 logits cannot be had, those of a fitted network stay as rounded: {error}"
+            )
             return None
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:  # parts of this problem share what was said
+            self._said.add(text)
+            say(text)
 
     def _guess(self, example: torch.Tensor) -> int:
         """Return the bytes that an example takes, before any is measured.
 
         What a network does beside its layers, its own attention say, autograd's savings tell.
         """
-        network = self.network
-        saved = saved_bytes(lambda at: network.logits(at, example), network.theta, [example])
-        return GUESS * max(activation_bytes(network.module, example), saved)
+        network, anyway = self.network, [example, *self.network.tensors]
+        of_layers = activation_bytes(network.module, example)
+        try:
+            saved = saved_bytes(lambda at: network.logits(at, example), network.theta, anyway)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # of a network that calls torch.func itself they cannot be counted
+            saved = 0
+        return GUESS * max(of_layers, saved)
 
     def _check_logits(self, example: torch.Tensor, labels: torch.Tensor) -> int:
         logits = self.network.logits(self.network.theta, example)

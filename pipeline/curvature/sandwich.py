@@ -8,7 +8,7 @@ from torch import nn
 from torch.func import vjp
 
 from pipeline.curvature.chunked import ChunkSum, Kept, Product, chunk_products
-from pipeline.curvature.jacobian import Jacobian, kept_jacobians
+from pipeline.curvature.jacobian import Jacobian, kept_jacobians, recomputed_jacobian
 from pipeline.curvature.loss import likeliest, loss_hessian_product
 from pipeline.curvature.problem import Chunk, Data, Options, Problem
 from pipeline.curvature.tangent import along, several
@@ -49,6 +49,8 @@ def _kept(problem: Problem, J: Jacobian) -> Kept:
 
 def recomputed_gauss_newton(problem: Problem, chunk: Chunk) -> Product:
     """Return a chunk's product with G that evaluates the network anew."""
+    if problem.plain:
+        return _kept(problem, recomputed_jacobian(problem, chunk)).product
     theta = problem.network.theta
 
     def product(inputs: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,7 @@ from torch.func import jvp, vjp
 from pipeline.curvature.chunked import ChunkSum, Kept, Product, chunk_products
 from pipeline.curvature.loss import loss_residual, relative_logits
 from pipeline.curvature.problem import Chunk, Data, Options, Problem
+from pipeline.curvature.reverse import second_derivatives
 from pipeline.curvature.tangent import Linearised, several
 
 
@@ -38,11 +39,14 @@ def residual(model: nn.Module, data: Data, **options: Unpack[Options]) -> ChunkS
     return tangent_of_gradient(problem, fixed_residual=True)
 
 
-def tangent_of_gradient(problem: Problem, *, fixed_residual: bool) -> ChunkSum:
-    """Return Hess, or H where the residual is fixed, of a problem."""
-    theta = problem.network.theta
+def tangent_of_gradient(problem: Problem, *, fixed_residual: bool, once: bool = False) -> ChunkSum:
+    """Return Hess, or H where the residual is fixed, of a problem.
+
+    For a product asked ``once`` nothing is worth keeping.
+    """
+    network, theta = problem.network, problem.network.theta
     function = _gradient_map(problem, fixed_residual)
-    linearised = Linearised(function, compiled=problem.compiled)
+    linearised = Linearised(function, compiled=problem.compiled, anyway=network.tensors)
 
     def keep(chunk: Chunk, pure: bool) -> Kept:
         fixed = _fixed(problem, chunk, fixed_residual)
@@ -64,11 +68,11 @@ def tangent_of_gradient(problem: Problem, *, fixed_residual: bool) -> ChunkSum:
             def gradient(at: torch.Tensor) -> torch.Tensor:
                 return function(at, inputs, *fixed)
 
-            return several(lambda v: jvp(gradient, (theta,), (v,))[1], rows)
+            return several(lambda v: jvp(gradient, (theta,), (v,))[1], rows, alone=problem.plain)
 
         return product
 
-    products, kept = chunk_products(problem, keep=keep, recompute=recompute)
+    products, kept = chunk_products(problem, keep=None if once else keep, recompute=recompute)
     return ChunkSum(problem, products, kept=kept, positive=False)
 
 
@@ -108,7 +112,8 @@ def _twice_reversed(problem: Problem, chunk: Chunk, fixed_residual: bool) -> Pro
             residual = _residual(problem, logits, chunk.mask, chunk.correction)
             residual = residual.detach() if fixed_residual else residual
             gradient = torch.autograd.grad(logits, at, residual, create_graph=True)
-            found = [_along(gradient, at, network.pieces(v)) for v in rows]
+            with second_derivatives():
+                found = [_along(gradient, at, network.pieces(v)) for v in rows]
             return found[0][None] if len(found) == 1 else torch.stack(found)
 
     return product

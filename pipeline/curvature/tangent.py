@@ -10,6 +10,8 @@ from torch import fx
 from torch.func import functionalize, jvp, vjp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pipeline.curvature.memory import addresses, held_bytes
+
 aten = torch.ops.aten
 Map = Callable[[torch.Tensor], torch.Tensor]
 
@@ -34,12 +36,20 @@ class Linearised:
     """The tangent maps of ``function`` (theta, *fixed) by theta (p,), for any ``fixed`` tensors.
 
     PyTorch follows the function once for all that have the same shapes, which takes as long as a
-    hundred products with a small chunk.  What else the function reads counts as constant.
+    hundred products with a small chunk.  What else the function reads counts as constant, and as
+    held, but for what is there ``anyway``.
     """
 
-    def __init__(self, function: Callable[..., torch.Tensor], *, compiled: bool) -> None:
+    def __init__(
+        self,
+        function: Callable[..., torch.Tensor],
+        *,
+        compiled: bool,
+        anyway: Sequence[torch.Tensor] = (),
+    ) -> None:
         self._function = function
         self._compiled = compiled
+        self._anyway = addresses(anyway)
         self._traced: dict[tuple[Hashable, ...], _Traced] = {}
 
     def at(self, theta: torch.Tensor, *fixed: torch.Tensor, pure: bool) -> Tangent:
@@ -53,7 +63,7 @@ class Linearised:
         try:
             if key not in self._traced:
                 self._traced[key] = _Traced(self._graph(theta, fixed, pure), self._compiled)
-            return self._traced[key].at(theta, fixed)
+            return self._traced[key].at(theta, fixed, self._anyway)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # NotImplementedError is one
@@ -98,16 +108,21 @@ class _Traced:
         self._seconds: dict[tuple[int, ...], tuple[Map, list[int]]] = {}
         both.graph.owning_module = None
 
-    def at(self, theta: torch.Tensor, fixed: Sequence[torch.Tensor]) -> Tangent:
-        """Return the tangent map at ``theta`` and ``fixed``, which have the shapes traced."""
+    def at(
+        self, theta: torch.Tensor, fixed: Sequence[torch.Tensor], anyway: frozenset[int]
+    ) -> Tangent:
+        """Return the tangent map at ``theta`` and ``fixed``, which have the shapes traced.
+
+        Storages at the addresses ``anyway`` count as held by others.
+        """
         value, *constants = self._first(theta, *fixed)
         zeros = tuple(place for place in self._added if not constants[place].any())
         if zeros not in self._seconds:
             self._seconds[zeros] = self._second_list(zeros)
         push, read = self._seconds[zeros]
         constants = [constants[place] for place in read]
-        known = {tensor.untyped_storage().data_ptr() for tensor in (theta, *there_anyway(fixed))}
-        return Tangent(value, partial(_push, push, constants), _held_bytes(constants, known))
+        known = anyway | addresses([theta, *parts_of_others(fixed)])
+        return Tangent(value, partial(_push, push, constants), held_bytes(constants, known))
 
     def _second_list(self, zeros: tuple[int, ...]) -> tuple[Map, list[int]]:
         """Return the second list, as (v, *constants), and the places of those that it reads.
@@ -164,7 +179,7 @@ def along(function: Map, theta: torch.Tensor, v: torch.Tensor) -> tuple[torch.Te
         return value, vjp(lambda u: pull(u)[0], torch.zeros_like(value))[1](v)[0]
 
 
-def there_anyway(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+def parts_of_others(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Return those that are parts of what others hold."""
     return [x for x in tensors if x.untyped_storage().nbytes() > x.nbytes]
 
@@ -222,13 +237,3 @@ def _is_only_added(node: fx.Node) -> bool:
 
 def _is_operation(node: fx.Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload)
-
-
-def _held_bytes(constants: Sequence[torch.Tensor], known: set[int]) -> int:
-    """Return the bytes that tensors take beside the storages, by address, that are ``known``."""
-    storages = {
-        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-        for tensor in constants
-        if not tensor._is_zerotensor()  # autograd's own zeros, which have no memory
-    }
-    return sum(size for address, size in storages.items() if address not in known)

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from scipy.linalg import eigh_tridiagonal
 
-COLUMNS = 2**16  # of a basis that are held in float64 at once
+IN_DOUBLE = 2**16  # columns of a basis that are held in float64 at once
+IN_CACHE = 2**16  # columns of some vectors that a CPU's cache holds
 
 
 class Operator(Protocol):
@@ -168,7 +169,7 @@ def orthogonality(rows: torch.Tensor) -> float:
     A row of zeros, which stands for an exhausted Krylov space, is no miss.
     """
     gram = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
-    for some in rows.split(COLUMNS, dim=1):
+    for some in rows.split(IN_DOUBLE, dim=1):
         gram += some.double() @ some.double().T
     return float((gram - gram.diagonal().round().diag()).abs().max())
 
@@ -196,7 +197,7 @@ def dots(rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
 
 def _in_cache(rows: torch.Tensor) -> Sequence[torch.Tensor]:
     """Return rows in pieces that a CPU's cache holds: of 2 million columns in half the time."""
-    return [rows] if rows.is_cuda else rows.split(COLUMNS, dim=1)
+    return [rows] if rows.is_cuda else rows.split(IN_CACHE, dim=1)
 
 
 def mean_and_error(samples: np.ndarray) -> tuple[float, float]:
