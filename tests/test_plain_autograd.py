@@ -60,6 +60,26 @@ class Once(Old):
         return 2 * ctx.saved_tensors[0] * gradient
 
 
+class Refusing(Function):
+    """The identity without a derivative, as some of PyTorch's own backwards are."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise RuntimeError("derivative is not implemented")
+
+
+class Fused(Old):
+    """The same, whose second derivatives raise."""
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return Refusing.apply(Old.backward(ctx, gradient))
+
+
 class Own(nn.Module):
     """A convolution, a function of the user's own, a linear layer."""
 
@@ -127,4 +147,11 @@ def test_layers_their_factors_and_the_output_hessian_are_the_dense_ones(which):
 def test_a_backward_that_cannot_be_differentiated_is_refused_with_the_cure(operator):
     model, inputs = made(Once)
     with pytest.raises(AnatomyError, match="without once_differentiable"):
+        operator(model, (inputs, LABELS))
+
+
+@pytest.mark.parametrize("operator", [hessian, gauss_newton])
+def test_a_missing_second_derivative_is_refused_with_the_cure(operator):
+    model, inputs = made(Fused)
+    with pytest.raises(AnatomyError, match=r"derivative is not implemented\. Write .* as plain"):
         operator(model, (inputs, LABELS))

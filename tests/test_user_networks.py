@@ -216,41 +216,6 @@ def test_a_layers_h_that_is_rounding_is_no_reason_to_refuse_it():
     assert relative(A @ torch.eye(30), G) < 1e-5
 
 
-class Fused(torch.autograd.Function):
-    """A square whose second derivatives raise, as some of PyTorch's own do."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x**2
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return Refusing.apply(gradient * 2 * ctx.saved_tensors[0])
-
-
-class Refusing(torch.autograd.Function):
-    """The identity without a derivative."""
-
-    @staticmethod
-    def forward(ctx, x):
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        raise RuntimeError("derivative is not implemented")
-
-
-@pytest.mark.parametrize("operator", [hessian, gauss_newton])
-def test_a_missing_second_derivative_is_refused_with_the_cure(operator):
-    class Network(nn.Linear):
-        def forward(self, x):
-            return Fused.apply(super().forward(x))
-
-    with pytest.raises(AnatomyError, match=r"derivative is not implemented\. Write .* as plain"):
-        operator(Network(6, 3), (torch.randn(8, 6), torch.arange(8) % 3))
-
-
 def test_what_one_process_finds_wrong_all_refuse(monkeypatch):
     monkeypatch.setattr(chunked, "least_over_ranks", lambda count, _device: 0)
     with pytest.raises(AnatomyError, match="another process found so"):
