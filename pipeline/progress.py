@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -101,6 +102,12 @@ def progress(
 def say(text: str) -> None:
     """Print one line on standard error, where a rule's log catches it."""
     print(text, file=sys.stderr, flush=True)
+
+
+@cache
+def say_once(text: str) -> None:
+    """``say`` what this process has not said yet."""
+    say(text)
 
 
 def hold_log() -> None:

@@ -12,6 +12,7 @@ from workflow import TINY, begin, snakemake
 
 from pipeline.jobs.train import train_run
 from pipeline.models.fnet import fnet
+from pipeline.progress import say_once
 
 torch.set_num_threads(1)
 
@@ -65,6 +66,11 @@ def collections():
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def told_nothing_yet():
+    say_once.cache_clear()
 
 
 @pytest.fixture(autouse=True)

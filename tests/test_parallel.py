@@ -75,14 +75,8 @@ def test_two_processes_give_what_one_gives(trained, tmp_path):
     alone = [read_part(file) for file in files]
     for file in files:
         file.unlink()
-    script = trained.parents[6] / "both.py"
-    script.write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += [str(script), *(" ".join(map(str, some)) for some in asked)]
-    command += [job.model_dump_json() for job in (SPECTRUM_JOB, levels, LAYERS_JOB, exact)]
-    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
+    jobs = [job.model_dump_json() for job in (SPECTRUM_JOB, levels, LAYERS_JOB, exact)]
+    by_two_alone(tmp_path, SCRIPT, *(" ".join(map(str, some)) for some in asked), *jobs)
     assert not list(trained.parents[6].rglob("*.products"))
     for one, file in zip(alone, files, strict=True):
         two = read_part(file)
@@ -121,14 +115,20 @@ print("together")
 
 
 def test_ranks_wait_for_a_lock_longer_than_for_each_other(tmp_path):
-    script = tmp_path / "waiting.py"
-    script.write_text(WAITING)
+    done = by_two_alone(tmp_path, WAITING, LAYERS_JOB.model_dump_json())
+    assert done.stdout.count("together") == 2
+
+
+def by_two_alone(tmp_path, text, *words):
+    """Run a script by two processes, and return what they said."""
+    script = tmp_path / "script.py"
+    script.write_text(text)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
-    words = [*command, str(script), LAYERS_JOB.model_dump_json()]
+    words = [*command, str(script), *words]
     done = subprocess.run(words, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("together") == 2
+    return done
 
 
 def by_two(file, job):
@@ -165,3 +165,27 @@ def test_the_command_starts_as_many_processes_as_it_is_told(trained):
     found = read_part(layers_of(trained)).eigenvalue
     assert np.allclose(found, alone, rtol=1e-9, atol=0)
     assert not np.array_equal(found, alone)
+
+
+REFUSING = """\
+import torch
+from torch import distributed, nn
+from pipeline.curvature import gauss_newton, hessian
+from pipeline.errors import AnatomyError
+distributed.init_process_group("gloo")
+layer = nn.utils.parametrizations.weight_norm(nn.Linear(9, 4))
+data = torch.randn(1, 9), torch.zeros(1, dtype=torch.int64)  # the second process has none
+try:
+    hessian(nn.Sequential(layer, nn.Tanh(), nn.Linear(4, 3)), data)
+except AnatomyError as error:
+    print("refused:", str(error)[:15])
+gauss_newton(nn.Linear(9, 3), data)  # they go on together
+"""
+
+
+def test_what_one_process_refuses_all_do(tmp_path):
+    done = by_two_alone(tmp_path, REFUSING)
+    assert sorted(line for line in done.stdout.splitlines() if "refused" in line) == [
+        "refused: another process",
+        "refused: the network's s",
+    ]

@@ -12,6 +12,7 @@ from pipeline.curvature.preactivations import kronecker_direction, output_hessia
 from pipeline.curvature.second_order import hessian
 from pipeline.curvature.watched import watched
 from pipeline.device import release
+from pipeline.progress import say
 from pipeline.spectra.eigenpairs import Eigenpairs, most_products, top_eigenpairs
 from pipeline.streams import stream
 
@@ -60,6 +61,8 @@ def _approximate(network: Network, layers: list[str]) -> tuple[np.ndarray, torch
 
 def _top(network: Network, operator: LinearOperator, name: str) -> Eigenpairs:
     k = fitting(network.settings.full, operator, network.room)
+    if k < network.settings.full:
+        say(f"whole {name}: {k} eigenpairs of {network.settings.full} fit compute.basis_gb")
     recorded, most = network.wrap(operator, f"whole-{name}"), most_products(k)
     with watched(recorded, label=f"whole {name} eigenpairs", total=most, at_most=True) as counted:
         return top_eigenpairs(

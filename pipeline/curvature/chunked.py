@@ -7,12 +7,12 @@ import torch
 
 from pipeline.curvature.base import LinearOperator
 from pipeline.curvature.memory import GIB
-from pipeline.curvature.parallel import least_over_ranks, ranks, sum_over_ranks
+from pipeline.curvature.parallel import ranks, refused_together, sum_over_ranks
 from pipeline.curvature.problem import Chunk, Problem
 from pipeline.curvature.tangent import NotLinearisedError
 from pipeline.device import release, rounding
 from pipeline.errors import AnatomyError
-from pipeline.progress import say
+from pipeline.progress import say, say_once
 
 # Of ||A v||, from which on derivatives are wrong, not rounded: float32 products of ResNet18 are
 # 6e-4 off float64, those of weight_norm a third off symmetry.
@@ -93,10 +93,17 @@ def chunk_products(
 ) -> tuple[list[Product], int]:
     """Return each chunk's product, and how many are kept: as many as the memory budget allows.
 
-    Where none is, one is held to symmetry; without ``keep`` none is kept, and none held to it.
+    One of them is held to symmetry; without ``keep`` none is kept, and none held to it.
     Where the device runs out of memory the chunk and the budget are halved; AnatomyError when they
     cannot be.
     """
+    with refused_together(problem.network.theta.device):
+        return _fitting(problem, keep, recompute)
+
+
+def _fitting(
+    problem: Problem, keep: Keep | None, recompute: Callable[[Chunk], Product]
+) -> tuple[list[Product], int]:
     while True:
         try:
             return _made(problem, keep, recompute)
@@ -127,6 +134,8 @@ def _made(
         if linear and per_example * len(chunk) <= left:
             piece = _checked(problem, chunk, keep, again)
             linear = kept > 0 or piece is not None
+            if not linear:
+                say_once("the network cannot be linearised: every product differentiates it anew")
         if piece:
             per_example = piece.held / len(chunk)  # the guess gives way to the measurement
         if piece and piece.held <= left:
@@ -134,37 +143,34 @@ def _made(
             products.append(piece.product)
         else:
             products.append(again)
-    if keep is not None:
-        _refuse_asymmetric(problem, None if kept else next(iter(products), None))
+    if keep and products:
+        _refuse_untrue(problem, products[0], kept)
     return products, kept
 
 
-def _refuse_asymmetric(problem: Problem, product: Product | None) -> None:
-    """Raise AnatomyError where a product that nothing else checks is of no symmetric matrix.
+def _refuse_untrue(problem: Problem, product: Product, kept: int) -> None:
+    """Raise AnatomyError where the network's derivatives are not what they should be.
 
-    PyTorch's own second derivative of a fused weight normalisation is none.  All ranks raise where
-    one has such a product.
+    PyTorch's own second derivative of a fused weight normalisation is not symmetric; nor are
+    products with a part under no_grad, which only one of its two modes leaves out.
     """
-    found = None if product is None else _asymmetry(problem, product)
-    if not least_over_ranks(int(found is None), problem.network.theta.device):
-        raise AnatomyError(
-            "the network's second derivatives, as PyTorch makes them, are no symmetric matrix: "
-            f"{found or 'another process found so'}. Write what PyTorch fuses, such as "
-            "weight_norm, and the backward of an autograd.Function as plain tensor operations, "
-            "without once_differentiable"
-        )
-
-
-def _asymmetry(problem: Problem, product: Product) -> str | None:
-    """Return what tells that a product's matrix is not symmetric; None where it is."""
     u, v = _random(problem, 2)
     with torch.no_grad():
         Au, Av = product(u[None])[0], product(v[None])[0]
     one, other = (float(a.double() @ b.double()) for a, b in ((u, Av), (v, Au)))
     allowed = max(ASYMMETRY, rounding(u.device, u.dtype) ** 0.5)
-    if abs(one - other) <= allowed * float(Av.double().norm()):
-        return None
-    return f"u^T A v is {one:.6g} and v^T A u {other:.6g}"
+    # Of a diverged network all are NaN: its products are refused where they are used.
+    if abs(one - other) > allowed * float(Av.double().norm()):
+        raise AnatomyError(
+            "the network's second derivatives, as PyTorch makes them, are no symmetric matrix: "
+            f"u^T A v is {one:.6g} and v^T A u {other:.6g}. Write what PyTorch fuses, such as "
+            "weight_norm, and what runs under torch.no_grad as plain tensor operations"
+        )
+    if not kept and problem.network.hides_a_derivative(problem.inputs[:1]):
+        raise AnatomyError(
+            "the network's second derivatives would miss a part: one of its autograd.Functions is "
+            "marked once_differentiable. Give it a backward of tensor operations without that"
+        )
 
 
 def _random(problem: Problem, count: int) -> torch.Tensor:
@@ -191,5 +197,4 @@ def _checked(problem: Problem, chunk: Chunk, keep: Keep, again: Product) -> Kept
                 continue
             if all((piece.product(v) - expected).norm() <= allowed for _ in range(2)):
                 return piece
-    say("the network cannot be linearised once and for all: every product differentiates it anew")
     return None

@@ -36,7 +36,7 @@ def kept_jacobians(problem: Problem) -> Callable[[Chunk, bool], Jacobian]:
     network = problem.network
     theta, anyway = network.theta, network.tensors
     linearised = Linearised(network.logits, compiled=problem.compiled, anyway=anyway)
-    of_rows = partial(several, alone=problem.alone)
+    of_rows = partial(several, alone=problem.alone or problem.plain)
     saved: dict[torch.Size, int] = {}  # bytes for J^T, by shape: what there is to count is the same
 
     def keep(chunk: Chunk, pure: bool) -> Jacobian:
@@ -84,9 +84,7 @@ def recomputed_jacobian(problem: Problem, chunk: Chunk) -> Jacobian:
         back = vjp(logits(), theta)[1]
         return several(lambda u: back(u)[0], rows)
 
-    with torch.no_grad():
-        probabilities = chunk.relative(logits()(theta)).softmax(-1)
-    return Jacobian(push, pull, probabilities, held=0)
+    return Jacobian(push, pull, _probabilities(problem, chunk), held=0)
 
 
 def _in_reverse(problem: Problem, chunk: Chunk) -> Jacobian:
@@ -103,8 +101,12 @@ def _in_reverse(problem: Problem, chunk: Chunk) -> Jacobian:
         found = evaluated()
         return several(found.pull, rows, alone=True)
 
-    probabilities = chunk.relative(evaluated().value).softmax(-1)
-    return Jacobian(push, pull, probabilities, held=0)
+    return Jacobian(push, pull, _probabilities(problem, chunk), held=0)
+
+
+def _probabilities(problem: Problem, chunk: Chunk) -> torch.Tensor:
+    with torch.no_grad():
+        return chunk.relative(problem.network(chunk.inputs)).softmax(-1)
 
 
 def _logits(problem: Problem, inputs: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:

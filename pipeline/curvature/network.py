@@ -5,10 +5,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.autograd.graph import Node
 from torch.func import functional_call, vjp, vmap
 from torch.nn.modules.conv import _ConvNd
 
 from pipeline.curvature.attention import plain_attention
+from pipeline.curvature.tangent import along
+
+ERROR = "torch::autograd::Error"  # what autograd calls the place of a missing derivative
 
 
 class FlatNetwork:
@@ -64,15 +68,51 @@ class FlatNetwork:
 
     @torch.no_grad()
     def refusal(self, example: torch.Tensor) -> str | None:
-        """Return why torch.func's transforms cannot follow the network; None where they can."""
+        """Return why torch.func cannot follow the network; None where it can.
 
-        def value(v: torch.Tensor) -> torch.Tensor:
-            return vjp(lambda at: self.logits(at + v, example), self.theta)[0]
+        Asked is what operators do: G's product, made anew for several vectors and several examples.
+        """
+
+        def product(v: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+            def both(theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+                logits, u = along(lambda at: self.logits(at, x[None]), theta, v)
+                return logits, u.detach()
+
+            logits, pull, u = vjp(both, self.theta, has_aux=True)
+            return vmap(lambda cotangent: pull(cotangent)[0])((logits + u)[None])
 
         try:
-            vmap(value)(torch.zeros_like(self.theta)[None])
+            vmap(product)(self.theta[None], example)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
             return str(error)
         return None
+
+    def hides_a_derivative(self, example: torch.Tensor) -> bool:
+        """Return whether reverse mode twice would silently leave something out.
+
+        A backward marked once_differentiable hangs its error where no derivative passes by.
+        """
+        with torch.enable_grad():
+            theta = self.theta.detach().requires_grad_()
+            logits = self.logits(theta, example)
+            if not logits.requires_grad:
+                return False
+            cotangent = torch.ones_like(logits).requires_grad_()
+            gradient = torch.autograd.grad(
+                logits, theta, cotangent, create_graph=True, materialize_grads=True
+            )
+        return any(node.name() == ERROR for node in _graph(gradient[0].grad_fn))
+
+
+def _graph(root: Node | None) -> set[Node]:
+    """Return all that autograd would run through from ``root``."""
+    found: set[Node] = set()
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            waiting += [before for before, _ in node.next_functions]
+    return found

@@ -1,5 +1,7 @@
 """Ranks of a data-parallel job: each holds a share of the examples, and sums meet on all."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -7,6 +9,7 @@ import torch
 from torch import distributed
 
 from pipeline.data.streamed import Inputs, part
+from pipeline.errors import AnatomyError
 
 LONGER_THAN_ANY_JOB = timedelta(days=365)
 
@@ -38,6 +41,19 @@ def least_over_ranks(count: int, device: torch.device) -> int:
     least = torch.tensor(count, device=device)
     distributed.all_reduce(least, distributed.ReduceOp.MIN)
     return int(least)
+
+
+@contextmanager
+def refused_together(device: torch.device) -> Iterator[None]:
+    """Let an AnatomyError of one rank be one of all, so that none waits for another's sums."""
+    own = None
+    try:
+        yield
+    except AnatomyError as error:
+        own = error
+    if least_over_ranks(int(own is None), device):
+        return
+    raise own or AnatomyError("another process of this job was refused: it says why")
 
 
 def from_first_rank(value: Any) -> Any:

@@ -18,7 +18,7 @@ from pipeline.curvature.tangent import load_forward_mode
 from pipeline.data.streamed import Inputs, part
 from pipeline.device import one_precision
 from pipeline.errors import AnatomyError
-from pipeline.progress import say
+from pipeline.progress import say_once
 
 
 class HasExamples(Protocol):
@@ -120,7 +120,6 @@ class Problem:
         self.labels = own_share(labels).to(theta.device)
         self.memory = budget(memory_gb, theta.device)
         self.compiled = compiled
-        self._said: set[str] = set()
         load_forward_mode()
         self.bytes_per_example = self._guess(inputs[:1].to(theta.device, theta.dtype))
         # What a pass takes beside the kept chunks is bounded too, a chunk's vectors first.
@@ -139,12 +138,13 @@ class Problem:
     def plain(self) -> bool:
         """Whether torch.func cannot follow the network, so that plain autograd differentiates it.
 
-        A user's own autograd.Function without setup_context is such, or one that vmap cannot take.
+        A user's own autograd.Function without setup_context is such, or one that vmap cannot take,
+        or a network that chooses by its numbers.
         """
         example = self.inputs[:1]
         why = self.network.refusal(example) if len(example) else None  # a rank may have none
         if why is not None:
-            self._say_once(f"torch.func cannot follow the network, plain autograd does: {why}")
+            say_once(f"torch.func cannot follow the network, plain autograd does: {why}")
         return why is not None
 
     @property
@@ -213,15 +213,10 @@ class Problem:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            self._say_once(
+            say_once(
                 f"float64 logits cannot be had, those of a fitted network stay as rounded: {error}"
             )
             return None
-
-    def _say_once(self, text: str) -> None:
-        if text not in self._said:  # parts of this problem share what was said
-            self._said.add(text)
-            say(text)
 
     def _guess(self, example: torch.Tensor) -> int:
         """Return the bytes that an example takes, before any is measured.

@@ -13,7 +13,8 @@ class Reversed:
     """A function at a point: its ``value`` there, and products with its derivative J.
 
     It is evaluated once.  A user's own autograd.Function need have no more than a backward, though
-    ``push`` needs one that can be differentiated itself.
+    ``push`` needs one that can be differentiated itself.  Both products raise AnatomyError where
+    PyTorch cannot differentiate.
     """
 
     def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], at: torch.Tensor) -> None:
@@ -24,44 +25,41 @@ class Reversed:
 
     def pull(self, u: torch.Tensor) -> torch.Tensor:
         """Return J^T u, like the point."""
-        return _gradient(self._value, self._at, u)
+        return self._gradient(self._value, self._at, u)
 
     def push(self, v: torch.Tensor) -> torch.Tensor:
-        """Return J v, like the value: the derivative of u -> J^T u, which is linear, pulled back.
-
-        Raises AnatomyError where PyTorch cannot differentiate J^T u.
-        """
+        """Return J v, like the value: the derivative of u -> J^T u, pulled back."""
         zero, gradient = self._transpose
-        if not gradient.requires_grad:
-            return torch.zeros_like(self.value)
-        with second_derivatives():
-            return _gradient(gradient, zero, v)
+        return self._gradient(gradient, zero, v)
 
     @cached_property
     def _transpose(self) -> tuple[torch.Tensor, torch.Tensor]:
         """A zero u, and J^T u as a function of it."""
         with torch.enable_grad():
             zero = torch.zeros_like(self.value).requires_grad_()
-            gradient = torch.autograd.grad(
-                self._value, self._at, zero, create_graph=True, materialize_grads=True
-            )
-        return zero, gradient[0]
+            return zero, self._gradient(self._value, self._at, zero, create_graph=True)
+
+    @staticmethod
+    def _gradient(
+        value: torch.Tensor, at: torch.Tensor, u: torch.Tensor, **how: bool
+    ) -> torch.Tensor:
+        if not value.requires_grad:  # it does not depend on the point
+            return torch.zeros_like(at)
+        with differentiable():
+            return torch.autograd.grad(
+                value, at, u, retain_graph=True, materialize_grads=True, **how
+            )[0]
 
 
 @contextmanager
-def second_derivatives() -> Iterator[None]:
-    """Let what runs within end in AnatomyError where a derivative cannot be differentiated."""
+def differentiable() -> Iterator[None]:
+    """Let what runs within end in AnatomyError where PyTorch cannot differentiate it."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
         raise AnatomyError(
-            f"the network's derivatives cannot be differentiated again: {error}. Write what has no "
-            "second derivative in PyTorch as plain tensor operations"
+            f"PyTorch does not differentiate the network: {error}. Write what has no second "
+            "derivative there as plain tensor operations, and leave out torch.utils.checkpoint"
         ) from error
-
-
-def _gradient(value: torch.Tensor, at: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-    found = torch.autograd.grad(value, at, u, retain_graph=True, materialize_grads=True)
-    return found[0]

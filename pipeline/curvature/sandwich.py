@@ -8,9 +8,10 @@ from torch import nn
 from torch.func import vjp
 
 from pipeline.curvature.chunked import ChunkSum, Kept, Product, chunk_products
-from pipeline.curvature.jacobian import Jacobian, kept_jacobians, recomputed_jacobian
+from pipeline.curvature.jacobian import Jacobian, kept_jacobians
 from pipeline.curvature.loss import likeliest, loss_hessian_product
 from pipeline.curvature.problem import Chunk, Data, Options, Problem
+from pipeline.curvature.reverse import Reversed
 from pipeline.curvature.tangent import along, several
 
 
@@ -27,7 +28,8 @@ def gauss_newton_of(problem: Problem) -> ChunkSum:
     jacobian = kept_jacobians(problem)
 
     def keep(chunk: Chunk, pure: bool) -> Kept:
-        return _kept(problem, jacobian(chunk, pure))
+        J = jacobian(chunk, pure)
+        return Kept(_sandwich(problem, J), J.held)
 
     def recompute(chunk: Chunk) -> Product:
         return recomputed_gauss_newton(problem, chunk)
@@ -36,7 +38,7 @@ def gauss_newton_of(problem: Problem) -> ChunkSum:
     return ChunkSum(problem, products, kept=kept, positive=True)
 
 
-def _kept(problem: Problem, J: Jacobian) -> Kept:
+def _sandwich(problem: Problem, J: Jacobian) -> Product:
     anchor = likeliest(J.probabilities)
 
     def product(rows: torch.Tensor) -> torch.Tensor:
@@ -44,13 +46,13 @@ def _kept(problem: Problem, J: Jacobian) -> Kept:
         Ku = loss_hessian_product(J.probabilities, anchor, J.push(rows))
         return J.pull(Ku / problem.examples)
 
-    return Kept(product, J.held)
+    return product
 
 
 def recomputed_gauss_newton(problem: Problem, chunk: Chunk) -> Product:
     """Return a chunk's product with G that evaluates the network anew."""
     if problem.plain:
-        return _kept(problem, recomputed_jacobian(problem, chunk)).product
+        return partial(_in_reverse, problem, chunk)
     theta = problem.network.theta
 
     def product(inputs: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -69,3 +71,12 @@ def recomputed_gauss_newton(problem: Problem, chunk: Chunk) -> Product:
 
     # The inputs, which may be streamed, are held no longer than a product takes.
     return lambda rows: several(partial(product, chunk.inputs), rows)
+
+
+def _in_reverse(problem: Problem, chunk: Chunk, rows: torch.Tensor) -> torch.Tensor:
+    """Return the products with ``rows`` (k, p), of a network that torch.func cannot follow."""
+    network, inputs = problem.network, chunk.inputs
+    logits = Reversed(lambda theta: network.logits(theta, inputs), network.theta)
+    probabilities = chunk.relative(logits.value).softmax(-1)
+    J = Jacobian(logits.push, logits.pull, probabilities, held=0)
+    return several(_sandwich(problem, J), rows, alone=True)

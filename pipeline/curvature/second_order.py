@@ -16,7 +16,7 @@ from torch.func import jvp, vjp
 from pipeline.curvature.chunked import ChunkSum, Kept, Product, chunk_products
 from pipeline.curvature.loss import loss_residual, relative_logits
 from pipeline.curvature.problem import Chunk, Data, Options, Problem
-from pipeline.curvature.reverse import second_derivatives
+from pipeline.curvature.reverse import differentiable
 from pipeline.curvature.tangent import Linearised, several
 
 
@@ -111,8 +111,12 @@ def _twice_reversed(problem: Problem, chunk: Chunk, fixed_residual: bool) -> Pro
             logits = network.logits_of(at, chunk.inputs)
             residual = _residual(problem, logits, chunk.mask, chunk.correction)
             residual = residual.detach() if fixed_residual else residual
-            gradient = torch.autograd.grad(logits, at, residual, create_graph=True)
-            with second_derivatives():
+            if not logits.requires_grad:  # they do not depend on the parameters
+                return torch.zeros_like(rows)
+            with differentiable():
+                gradient = torch.autograd.grad(
+                    logits, at, residual, create_graph=True, materialize_grads=True
+                )
                 found = [_along(gradient, at, network.pieces(v)) for v in rows]
             return found[0][None] if len(found) == 1 else torch.stack(found)
 
