@@ -74,8 +74,11 @@ class Layers(Settings):
     )
     rank: PositiveInt | None = Field(
         None,
-        description="eigenpairs of each layer's Hessian; null: a quarter more than its outputs, at "
-        "most 300, so that the overlap's peak shows. Fewer where compute.basis_gb has no more room",
+        description="eigenpairs of each layer's Hessian; null: a quarter more than its outputs, so "
+        "that the overlap's peak shows. Fewer where compute.basis_gb has no more room",
+    )
+    most: PositiveInt = Field(
+        300, description="eigenpairs of a layer at most, where rank says nothing"
     )
     tolerance: PositiveFloat = Field(
         1e-6,
@@ -101,7 +104,9 @@ class Overlap(Settings):
     """Which pairs of networks, beside all pairs of seeds, have their eigenspaces compared."""
 
     across: tuple[Literal["recipe", "n_per_class"], ...] = Field(
-        (), description="compare runs that differ in these too, at their last checkpoints"
+        (),
+        description="compare runs of different seeds that differ in these too, at their last "
+        "checkpoints",
     )
 
 

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from reference import relative
 from small_run import job_of, parts_of
+from torch import nn
 
 from pipeline import open_run
 from pipeline.config import VGG11, DenseNet40, ResNet18
@@ -14,6 +16,7 @@ from pipeline.jobs.hierarchy import write_hierarchies
 from pipeline.jobs.layers import write_layers
 from pipeline.jobs.spectrum import write_spectra
 from pipeline.jobs.train import train_run
+from pipeline.models.vgg import vgg11
 from pipeline.recipes import Recipe
 from pipeline.stages import Compute, Hierarchy, Layers, Spectrum
 from pipeline.tasks import HierarchyJob, LayersJob, SpectrumJob
@@ -101,3 +104,23 @@ def test_the_layers(folder):
         assert one.kronecker_eigenvalue.notnull().sum() >= 4, layer
         assert np.isfinite(one.decoupling_error), layer
     assert dead <= 1
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_a_product_of_s_vgg11_is_autograds(norm):
+    torch.manual_seed(0)
+    model = vgg11(
+        (1, 32, 32), 3, norm, hidden=16
+    )  # S's convolutions, and its three BatchNorms' kinds
+    inputs, labels = torch.randn(3, 1, 32, 32), torch.arange(3)
+    with torch.no_grad():
+        model.train()(torch.randn(20, 1, 32, 32))
+    parameters = [*model.eval().parameters()]
+    operator = hessian(model, (inputs, labels), memory_gb=2.0)
+    assert operator.kept == 1
+    v = torch.randn(operator.shape[0])
+    loss = nn.functional.cross_entropy(model(inputs), labels)
+    gradient = torch.autograd.grad(loss, parameters, create_graph=True)
+    along = torch.cat([g.flatten() for g in gradient]) @ v
+    expected = torch.cat([g.flatten() for g in torch.autograd.grad(along, parameters)])
+    assert relative(operator @ v, expected) < 1e-3

@@ -20,11 +20,12 @@ from pipeline.jobs.spectrum import write_spectra
 from pipeline.jobs.train import train_run
 from pipeline.models.registry import build
 from pipeline.plan import jobs as jobs_module
-from pipeline.plan.costs import Cost, room_of
+from pipeline.plan.costs import Cost, room_of, train_cost
 from pipeline.plan.facts import DataFacts, data_facts, network_facts
 from pipeline.plan.jobs import Account, Job, plan_of
 from pipeline.plan.layer_costs import layer_route
 from pipeline.plan.table import print_plan
+from pipeline.recipes import Recipe
 from pipeline.runs import run_folder
 from pipeline.workload import workload
 
@@ -111,6 +112,17 @@ def test_a_layers_product_costs_what_is_said():
             v = torch.randn(A.shape[0])
             found, said = counted(lambda A=A, v=v: A @ v), layer_route(facts, room, layer, 10).each
             assert found == said if memory else found <= said
+
+
+def test_what_candidates_keep_until_their_sweep_is_decided_is_told():
+    facts = network_facts(MODELS["lenet5"], "none", IMAGES)
+    recipe, room = (
+        Recipe(lr=0.1, epochs=2, checkpoints=(0, 2)),
+        room_of(config(), "train", device_gb=8),
+    )
+    kept, gone = (train_cost(recipe, facts, room, train=9, test=9, kept=k) for k in (True, False))
+    assert (kept.disk, kept.waiting) == (gone.waiting, gone.disk) == (2 * facts.state * 4, 0)
+    assert (gone + gone).waiting == 2 * gone.waiting
 
 
 def test_a_networks_facts_need_no_data():

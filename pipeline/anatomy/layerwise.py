@@ -22,7 +22,6 @@ from pipeline.spectra.lanczos import gaussian
 from pipeline.stages import Layers
 from pipeline.streams import stream
 
-MOST = 300  # pairs of a layer where nobody says
 BEYOND = 1.25  # of its outputs, up to which D sees the overlap grow; the rest shows it fall
 PRODUCTS = 12  # a pair, at most: what has not converged by then lies below rounding
 EXACT = 1000  # weights of a layer that is multiplied whole for its decoupling error
@@ -94,7 +93,7 @@ def layer_anatomy(network: Network, layer: str) -> LayerAnatomy:
     module = checked_layer(network.model, layer)
     m, n = module.weight.shape[0], module.weight[0].numel()
     operator = layer_hessian(network.model, network.data, layer=layer, **network.options)
-    asked = min(settings.rank or min(int(BEYOND * m), MOST), m * n)
+    asked = pairs_asked(settings, outputs=m, weights=m * n)
     k = fitting(asked, operator, network.room)
     recorded, most = network.wrap(operator, f"layer-{layer}"), max(1000, PRODUCTS * k)
     with watched(recorded, label=f"{layer} eigenpairs", total=most, at_most=True) as counted:
@@ -168,6 +167,11 @@ def decoupling_error(
 def _times(M: torch.Tensor, xx: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """Return (M (x) xx) v in float64."""
     return (M @ v.reshape(len(M), -1).double() @ xx).flatten()
+
+
+def pairs_asked(settings: Layers, *, outputs: int, weights: int) -> int:
+    """Return how many eigenpairs of a layer its settings ask for."""
+    return min(settings.rank or min(int(BEYOND * outputs), settings.most), weights)
 
 
 def fitting(asked: int, operator: LinearOperator, room: int) -> int:

@@ -32,8 +32,9 @@ class Cost:
 
     ``passes`` counts products or gradients, each over all examples; ``flop`` FLOPs.  Bytes at the
     peak: ``held`` of data and parameters, ``work`` beside them on the device, ``host`` in main
-    memory alone; ``disk`` of what it leaves, ``scratch`` beside that while it runs.  ``notes`` say
-    what will not go as the configuration asks.
+    memory alone; ``disk`` of what it leaves, ``waiting`` of what goes once its sweep is decided,
+    ``scratch`` beside these while it runs.  ``notes`` say what will not go as the configuration
+    asks.
     """
 
     passes: float = 0.0
@@ -42,6 +43,7 @@ class Cost:
     work: float = 0.0
     host: float = 0.0
     disk: float = 0.0
+    waiting: float = 0.0
     scratch: float = 0.0
     notes: tuple[str, ...] = ()
 
@@ -54,6 +56,7 @@ class Cost:
             max(self.work, other.work),
             max(self.host, other.host),
             self.disk + other.disk,
+            self.waiting + other.waiting,
             max(self.scratch, other.scratch),
             tuple(dict.fromkeys(self.notes + other.notes)),
         )
@@ -167,6 +170,7 @@ def train_cost(
         held=(images + network.parameters) * PLAIN,
         work=((states - 1) * network.parameters + held * network.activations) * PLAIN,
         disk=checkpoints if kept else 0,
+        waiting=0 if kept else checkpoints,
         scratch=checkpoints + (states - 1) * network.state * PLAIN,
     )
 

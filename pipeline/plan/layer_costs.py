@@ -7,7 +7,7 @@ import torch
 
 from pipeline.anatomy import theory
 from pipeline.anatomy.bounds import basis_changes
-from pipeline.anatomy.layerwise import BEYOND, EXACT, MOST, fitting
+from pipeline.anatomy.layerwise import EXACT, fitting, pairs_asked
 from pipeline.config import Config
 from pipeline.curvature.base import Dense
 from pipeline.curvature.layer import COPIES, WHOLE
@@ -48,7 +48,7 @@ def _chosen(config: Config, network: NetworkFacts) -> list[LayerFacts]:
 
 
 def _asked(config: Config, layer: LayerFacts) -> int:
-    return min(config.layers.rank or min(int(BEYOND * layer.outputs), MOST), layer.weights)
+    return pairs_asked(config.layers, outputs=layer.outputs, weights=layer.weights)
 
 
 def _pairs(config: Config, layer: LayerFacts, room: Room) -> int:

@@ -130,11 +130,18 @@ def _assumptions(config: Config, plan: Plan, tflops: float, device_gb: float) ->
         f"of its device's memory a job takes at most {unset}. Without a GPU that is mem_mb, to "
         "which a scheduler holds it; with none it is all of the machine's, and jobs keep more"
     )
-    scratch = max(row.cost.scratch for row in plan.rows.values())
+    rows = plan.rows.values()
+    scratch = max(row.cost.scratch for row in rows)
+    waiting = _size(sum(row.cost.waiting for row in rows))
     yield (
         "disk holds checkpoints and parts; cubes, figures and logs come on top, and while it runs "
         f"a job's scratch, of {_size(scratch) or 'nothing'} at most"
     )
+    if waiting:
+        yield (
+            f"candidates of a sweep keep their checkpoints until it is decided: {waiting} on top, "
+            "where all sweeps train before any is"
+        )
 
 
 def _warnings(config: Config, plan: Plan, tflops: float, device_gb: float) -> Iterator[str]:
