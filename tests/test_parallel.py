@@ -101,7 +101,10 @@ from pipeline.tasks import Access, LayersJob
 def prepare(_):
     distributed.init_process_group("gloo")
     distributed.barrier()
-    distributed.set_timeout(timedelta(seconds=2))
+    # torch 2.11 has no public name for it.
+    core = distributed.distributed_c10d
+    set_timeout = getattr(distributed, "set_timeout", core._set_pg_timeout)
+    set_timeout(timedelta(seconds=2))
 parts.prepare = prepare
 if os.environ["RANK"] == "0":
     only_maker = parts.only_maker
