@@ -27,8 +27,7 @@ class Spectrum(Settings):
         "classes, are solved whole instead",
     )
     tolerance: PositiveFloat = Field(
-        1e-3,
-        description="largest residual of a converged pair, relative to the largest |eigenvalue|",
+        1e-3, description="largest residual of a converged pair, relative to the largest |value|"
     )
     probes: PositiveInt = Field(1, description="Gaussian starting vectors of the quadrature")
     steps: Annotated[int, Field(ge=2)] = Field(128, description="Lanczos steps per probe")
@@ -74,12 +73,10 @@ class Layers(Settings):
     )
     rank: PositiveInt | None = Field(
         None,
-        description="eigenpairs of each layer's Hessian; null: a quarter more than its outputs, so "
-        "that the overlap's peak shows. Fewer where compute.basis_gb has no more room",
+        description="eigenpairs of each layer; null: a quarter more than its outputs, so that the "
+        "overlap's peak shows. Fewer where compute.basis_gb has no more room",
     )
-    most: PositiveInt = Field(
-        300, description="eigenpairs of a layer at most, where rank says nothing"
-    )
+    most: PositiveInt = Field(300, description="eigenpairs of a layer at most, where rank is null")
     tolerance: PositiveFloat = Field(
         1e-6,
         description="largest residual of a converged pair, relative to the largest eigenvalue; "
@@ -104,9 +101,7 @@ class Overlap(Settings):
     """Which pairs of networks, beside all pairs of seeds, have their eigenspaces compared."""
 
     across: tuple[Literal["recipe", "n_per_class"], ...] = Field(
-        (),
-        description="compare runs of different seeds that differ in these too, at their last "
-        "checkpoints",
+        (), description="compare seeds across these too, at their last checkpoints"
     )
 
 
