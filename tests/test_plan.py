@@ -20,7 +20,8 @@ from pipeline.jobs.spectrum import write_spectra
 from pipeline.jobs.train import train_run
 from pipeline.models.registry import build
 from pipeline.plan import jobs as jobs_module
-from pipeline.plan.costs import Cost, room_of, train_cost
+from pipeline.plan.cost import Cost
+from pipeline.plan.costs import room_of, train_cost
 from pipeline.plan.facts import DataFacts, data_facts, network_facts
 from pipeline.plan.jobs import Account, Job, plan_of
 from pipeline.plan.layer_costs import layer_route

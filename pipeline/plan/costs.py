@@ -13,53 +13,18 @@ from pipeline.curvature.levels import PARTS, Weights
 from pipeline.curvature.memory import GIB, SHARE_FOR_BASIS, SHARE_FOR_CHUNKS, SHARE_FOR_PASS
 from pipeline.curvature.problem import GUESS
 from pipeline.device import SHARE_FOR_DATA
+from pipeline.plan.cost import Cost
 from pipeline.plan.facts import NetworkFacts
 from pipeline.recipes import Recipe
 from pipeline.spectra.eigenpairs import basis_size
 from pipeline.training.loop import EVALUATION_BATCH
 
-SET_UP = 4  # products when an operator is made: one recomputed, one that is kept, two checked
+SET_UP = 6  # products when an operator is made: one recomputed, one kept, two asked, two checked
 OF_A_PASS = 4  # vectors as long as the parameters that a pass has of its own, at most
 EIGH = 9  # n^3 FLOPs of a symmetric eigenproblem with its vectors (Golub and Van Loan, 8.3)
 WIDE = 8  # bytes of a float64 number
 PLAIN = 4  # bytes of a float32 number
 PART = 50_000  # bytes of a part's labels and provenance: those of the default experiment's spectra
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a job, or a piece of one, costs.
-
-    ``passes`` counts products or gradients, each over all examples; ``flop`` FLOPs.  Bytes at the
-    peak: ``held`` of data and parameters, ``work`` beside them on the device, ``host`` in main
-    memory alone; ``disk`` of what it leaves, ``waiting`` of what goes once its sweep is decided,
-    ``scratch`` beside these while it runs.  ``notes`` say what will not go as the configuration
-    asks.
-    """
-
-    passes: float = 0.0
-    flop: float = 0.0
-    held: float = 0.0
-    work: float = 0.0
-    host: float = 0.0
-    disk: float = 0.0
-    waiting: float = 0.0
-    scratch: float = 0.0
-    notes: tuple[str, ...] = ()
-
-    def __add__(self, other: "Cost") -> "Cost":
-        """Return the cost of one after the other."""
-        return Cost(
-            self.passes + other.passes,
-            self.flop + other.flop,
-            max(self.held, other.held),
-            max(self.work, other.work),
-            max(self.host, other.host),
-            self.disk + other.disk,
-            self.waiting + other.waiting,
-            max(self.scratch, other.scratch),
-            tuple(dict.fromkeys(self.notes + other.notes)),
-        )
 
 
 @dataclass(frozen=True)

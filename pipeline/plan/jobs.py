@@ -8,9 +8,9 @@ from typing import TypeVar
 from pipeline.assign import overlap_job
 from pipeline.config import Config
 from pipeline.jobs.overlap import Side, pairs_of
+from pipeline.plan.cost import Cost
 from pipeline.plan.costs import (
     PLAIN,
-    Cost,
     hierarchy_cost,
     on_gpu,
     room_of,

@@ -11,7 +11,8 @@ from pipeline.anatomy.layerwise import EXACT, fitting, pairs_asked
 from pipeline.config import Config
 from pipeline.curvature.base import Dense
 from pipeline.curvature.layer import COPIES, WHOLE
-from pipeline.plan.costs import EIGH, PART, PLAIN, SET_UP, WIDE, Cost, Room, eigenpairs_cost
+from pipeline.plan.cost import Cost
+from pipeline.plan.costs import EIGH, PART, PLAIN, SET_UP, WIDE, Room, eigenpairs_cost
 from pipeline.plan.facts import LayerFacts, NetworkFacts
 from pipeline.stages import Theory
 
