@@ -244,9 +244,7 @@ def test_the_script_for_gpu_machines_finds_there_what_it_finds_here(tmp_path, mo
     tiny = "--dataset digits --n-per-class 3 --test-per-class 2 --splits test --width 2 --hidden 4"
     largest = {}
     for place in ("here", "there"):
-        how = (
-            f"{tiny} --epochs 1 --steps 5 --top 4 --device cpu --threads 1 --out {tmp_path / place}"
-        )
+        how = f"{tiny} --epochs 1 --steps 5 --top 4 --device cpu --out {tmp_path / place}"
         monkeypatch.setattr(sys, "argv", ["full_size.py", *how.split()])
         with contextlib.ExitStack() as stack:
             if place == "there":
