@@ -3,10 +3,7 @@ operation, and numbers read by the host within an iteration.
 """
 
 import contextlib
-import json
-import sys
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -235,23 +232,3 @@ def test_overlaps_bounds_and_theory_are_the_cpus(two_seeds, monkeypatch):
             write(file)
     for file, values in expected.items():
         same(read_part(file), values)
-
-
-def test_the_script_for_gpu_machines_finds_there_what_it_finds_here(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
-    import full_size
-
-    tiny = "--dataset digits --n-per-class 3 --test-per-class 2 --splits test --width 2 --hidden 4"
-    largest = {}
-    for place in ("here", "there"):
-        how = f"{tiny} --epochs 1 --steps 5 --top 4 --device cpu --out {tmp_path / place}"
-        monkeypatch.setattr(sys, "argv", ["full_size.py", *how.split()])
-        with contextlib.ExitStack() as stack:
-            if place == "there":
-                stack.enter_context(emulated(monkeypatch))
-                on_the_device(monkeypatch, full_size)
-                monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
-            full_size.main()
-        spectra = json.loads((tmp_path / place / "results.json").read_text())["spectra"]
-        largest[place] = [max(record["nodes"][0]) for record in spectra.values()]
-    assert np.allclose(largest["there"], largest["here"], rtol=1e-3, atol=1e-6)
