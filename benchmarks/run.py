@@ -116,6 +116,12 @@ def _table(records, networks) -> str:
                     f"| {network} | {name} | {contestant} | {_with_range(ratios)} | {each} "
                     f"| {_median(rows, 'error'):.1e} | {_median(rows, 'memory_mb'):.0f} |"
                 )
+    lines += ["", "| network | matrix | our block of 8 / eight single products |", "|---|---|---|"]
+    for network, matrix in product(networks, ("Hess", "G")):
+        rows = records[network, matrix, "block", "ours"]
+        if rows:
+            each = _with_range(np.array([row["of_singles"] for row in rows]))
+            lines.append(f"| {network} | {matrix} | {each} |")
     return "\n".join(lines) + "\n"
 
 

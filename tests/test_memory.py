@@ -153,10 +153,11 @@ def test_vectors_one_by_one_give_what_they_give_together(lenet, operator, monkey
     data = (inputs[:40], torch.arange(40) % 10)
     V = torch.randn(61706, 3)
     together = operator(model, data) @ V
-    monkeypatch.setattr(problem_module, "WIDE", 16)
+    monkeypatch.setattr(problem_module, "WORK", 16)
     monkeypatch.setattr(tangent, "vmap", None)
     alone = operator(model, data)
     assert torch.allclose(alone @ V, together, atol=1e-5 * float(together.abs().max()))
+    assert torch.equal(alone @ V, torch.stack([alone @ v for v in V.T], 1))
 
 
 def test_out_of_memory_in_a_product_lets_fewer_vectors_share_a_pass(lenet, monkeypatch, capsys):

@@ -48,7 +48,9 @@ class ChunkSum(LinearOperator):
         self.products = tuple(products)
         self.kept = kept
         self.positive = positive
-        self.vectors = problem.vectors
+        # Where nothing shares a pass, a block would only be copied once more.
+        apart = problem.alone and kept == len(self.products)
+        self.vectors = 1 if apart else problem.vectors
 
     def matmat(self, V: torch.Tensor) -> torch.Tensor:
         """Return the product with the columns of ``V``, chunk by chunk in a fixed order.
@@ -72,11 +74,16 @@ class ChunkSum(LinearOperator):
 
     def _of_own_share(self, V: torch.Tensor) -> torch.Tensor:
         # Rows that lie contiguous, coming and going: copies across them cost as much as a small
-        # network's product.
-        rows = V.T.to(self.dtype).contiguous().split(self.vectors)
+        # network's product, and of all columns at once more than of a few.
+        V = V.to(self.dtype)
+        few = V.split(self.vectors, 1)
         with torch.no_grad():
-            sums = [self._sum(some) for some in rows]
-        return sums[0] if len(sums) == 1 else torch.cat(sums)
+            if len(few) == 1:
+                return self._sum(V.T.contiguous())
+            sums = V.new_empty(V.shape[1], len(V))
+            for some, place in zip(few, sums.split(self.vectors), strict=True):
+                place.copy_(self._sum(some.T.contiguous()))
+        return sums
 
     def _sum(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the products with ``rows`` (k, p), which share a pass over the data."""

@@ -33,12 +33,13 @@ class HasExamples(Protocol):
 # outputs, DenseNet40's 2.3.
 GUESS = 6
 
-# Channels of a convolution from which several vectors at once gain nothing on a CPU: a product with
-# LeNet5's G is 10 % faster so, with ResNet18's no faster, with VGG11's G and Hess a quarter slower.
-WIDE = 64
+# Channels of the widest convolution, times examples, from which on several vectors at once gain
+# nothing on a CPU.  LeNet5's products, of 16 channels, take .6 of the time in blocks of 8 with 30
+# examples, .8 with 100, .95 with 400, 1.1 with 1000; VGG11's, of 512, as long with 1, 1.2 with 50.
+WORK = 4096
 
-# Vectors that share a pass where nobody says: 5 to 15 % faster than one by one on F-200^2 and
-# LeNet5 on a CPU, more on smaller networks.
+# Vectors that share a pass where nobody says: 5 to 15 % faster than one by one on F-200^2 on a CPU,
+# more on smaller networks.
 VECTORS = 8
 
 # Examples of a float64 forward on a CPU: with 1000, LeNet5's takes 1.7 times as long.
@@ -132,7 +133,9 @@ class Problem:
     @property
     def alone(self) -> bool:
         """Whether several vectors are multiplied one by one."""
-        return self.network.theta.device.type == "cpu" and self.network.channels >= WIDE
+        examples = min(self.chunk, len(self.labels))
+        on_cpu = self.network.theta.device.type == "cpu"
+        return on_cpu and self.network.channels * examples >= WORK
 
     @cached_property
     def plain(self) -> bool:
