@@ -124,6 +124,14 @@ class Vmapped(Chained):
     generate_vmap_rule = True
 
 
+class Untracked(Vmapped):
+    """The same, whose forward derivative cannot be differentiated in turn and does not say so."""
+
+    @staticmethod
+    def jvp(ctx, tangent):
+        return 2 * ctx.saved_tensors[0].detach() * tangent
+
+
 class Own(nn.Module):
     """A convolution, a function of the user's own, a linear layer."""
 
@@ -160,7 +168,7 @@ def made(which):
     return model.double(), torch.randn(N, 1, 3, 3, dtype=torch.float64)
 
 
-ALL = [Old, New, Chained, Vmapped, False, True]
+ALL = [Old, New, Chained, Vmapped, Untracked, False, True]
 
 
 def dense(operator):
@@ -174,7 +182,9 @@ def test_every_operator_is_the_dense_one(which, memory_gb):
     data, options = (inputs, LABELS), {"chunk": 4, "memory_gb": memory_gb}
     Hess, G = dense_hessian(model, *data), dense_gauss_newton(model, inputs)
     for operator, expected in ((hessian, Hess), (gauss_newton, G), (residual, Hess - G)):
-        assert relative(dense(operator(model, data, **options)), expected) < 1e-12
+        A, v = operator(model, data, **options), torch.linspace(-1, 1, len(expected)).double()
+        assert relative(dense(A), expected) < 1e-12
+        assert relative(A @ v, expected @ v) < 1e-12
     levels = [component(model, data, name=name, **options) for name in ("A1", "A2", "B1", "B2")]
     assert relative(sum(dense(level) for level in levels), G) < 1e-12
     rows = gauss_newton_factors(model, data, **options).rows
