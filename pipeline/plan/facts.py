@@ -87,7 +87,8 @@ class NetworkFacts:
         if matrix == "G":
             return kept * 2 * self.backward + (1 - kept) * (3 * self.forward + self.backward)
         held = 4 * self.backward - 2 * self.forward
-        again = 3 * self.gradient if self.convolutional else held + self.gradient
+        anew = 2 * self.forward + 3 * self.backward
+        again = anew if self.convolutional else held + self.gradient
         return kept * held + (1 - kept) * again
 
     def component(self, *, kept: float) -> float:
