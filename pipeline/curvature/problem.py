@@ -35,7 +35,7 @@ GUESS = 6
 
 # Channels of the widest convolution, times examples, from which on several vectors at once gain
 # nothing on a CPU.  LeNet5's products, of 16 channels, take .6 of the time in blocks of 8 with 30
-# examples, .8 with 100, .95 with 400, 1.1 with 1000; VGG11's, of 512, as long with 1, 1.2 with 50.
+# examples, .8 with 100, .95 with 400, 1.1 with 1000; VGG11's, of 512, no less with 1 to 16.
 WORK = 4096
 
 # Vectors that share a pass where nobody says: 5 to 15 % faster than one by one on F-200^2 on a CPU,
