@@ -11,6 +11,7 @@ from pipeline.curvature import gauss_newton, hessian, residual
 from pipeline.curvature import tangent as tangent_module
 from pipeline.curvature.base import Deflated, Dense
 from pipeline.curvature.network import FlatNetwork
+from pipeline.curvature.operations import with_sums_in_products
 from pipeline.curvature.tangent import Linearised
 from pipeline.errors import AnatomyError
 
@@ -129,7 +130,8 @@ def test_a_map_whose_mutations_are_written_out_is_the_same(assigns):
         made = linearised.at(theta, inputs, pure=True)
         value, along = torch.func.jvp(lambda at: network.logits(at, inputs), (theta,), (v,))
         for _ in range(2):
-            assert relative(made.push(v), along) < 1e-14
+            assert relative(made.push(v[None])[0], along) < 1e-14
+            assert torch.equal(made.anew(theta, inputs)(v[None]), made.push(v[None]))
         assert relative(made.value, value) < 1e-14
 
 
@@ -154,20 +156,44 @@ def test_what_is_dropped_from_a_tangent_changes_no_bit(one_problem, monkeypatch)
     model, inputs, labels = one_problem
     V = torch.randn(sum(p.numel() for p in model.parameters()), 3, dtype=torch.float64)
     sizes = []
-    original = tangent_module._module
+    original = tangent_module.module
 
     def counted(root, graph):
         sizes.append(len(graph.nodes))
         return original(root, graph)
 
-    monkeypatch.setattr(tangent_module, "_module", counted)
+    monkeypatch.setattr(tangent_module, "module", counted)
+    monkeypatch.setattr(tangent_module, "with_sums_in_products", lambda graph: graph)
     lean = hessian(model, (inputs, labels))
-    monkeypatch.setattr(tangent_module, "_summand", lambda node, idle: None)
+    monkeypatch.setattr(tangent_module, "summand", lambda node, idle: None)
     whole = hessian(model, (inputs, labels))
-    first, second, whole_first, whole_second = sizes
-    assert first == whole_first
-    assert second < whole_second
+    assert sizes[0] < sizes[-1]
     assert torch.equal(lean @ V[:, 0], whole @ V[:, 0])
+
+
+@pytest.mark.parametrize("pure", [False, True])
+@pytest.mark.parametrize("writes", [False, True])
+def test_a_sum_goes_into_its_product_unless_something_is_written_between(writes, pure, monkeypatch):
+    theta, v = torch.randn(2, 9, dtype=torch.float64)
+    B, lists = torch.randn(3, 3, dtype=torch.float64), []
+
+    def function(at):
+        A = at.view(3, 3).clone()
+        product = A @ B
+        if writes:
+            A.mul_(2)
+        return product + A
+
+    def seen(graph):
+        lists.append(with_sums_in_products(graph))
+        return lists[-1]
+
+    monkeypatch.setattr(tangent_module, "with_sums_in_products", seen)
+    made = Linearised(function, compiled=False).at(theta, pure=pure)
+    expected = torch.func.jvp(function, (theta,), (v,))[1]
+    assert relative(made.push(v[None])[0], expected) < 1e-14
+    operations = {node.target for node in lists[0].nodes}
+    assert (torch.ops.aten.addmm.default in operations) == (pure or not writes)
 
 
 @pytest.mark.parametrize("operator", [hessian, gauss_newton, residual])

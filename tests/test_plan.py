@@ -93,7 +93,8 @@ def test_products_cost_what_is_said(family, norm, kept):
         A = operator(network, data, memory_gb=8.0 * kept)
         v = torch.randn(A.shape[0])
         found, said = counted(lambda A=A, v=v: A @ v), 10 * facts.product(name, kept=kept)
-        assert found == said if name != "H" else 0.9 * said < found <= said
+        exact = name == "G" or (name == "Hess" and kept)
+        assert found == said if exact else 0.89 * said < found <= said
     B1 = component(network, data, name="B1", memory_gb=8.0 * kept)
     v = torch.randn(B1.shape[0])
     assert counted(lambda: B1 @ v) == pytest.approx(10 * facts.component(kept=kept), rel=0.02)

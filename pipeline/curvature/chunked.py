@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from pipeline.curvature.base import LinearOperator
 from pipeline.curvature.memory import GIB
 from pipeline.curvature.parallel import ranks, refused_together, sum_over_ranks
-from pipeline.curvature.problem import Chunk, Problem
+from pipeline.curvature.problem import VECTORS, Chunk, Problem
 from pipeline.curvature.tangent import NotLinearisedError
 from pipeline.device import release, rounding
 from pipeline.errors import AnatomyError
@@ -18,23 +19,31 @@ from pipeline.progress import say, say_once
 # 6e-4 off float64, those of weight_norm a third off symmetry.
 ASYMMETRY = 0.01
 
+# Numbers of a column that are copied at once, of up to some eight columns.
+IN_CACHE = 16384
+
 # Rows (k, p) -> (k, p), in one pass over the chunk, with the chunk's own weight.
 Product = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A chunk linearised once: its product, and the bytes that stay taken for it."""
+    """A chunk linearised once: its product, and the bytes that stay taken for it.
+
+    ``again`` is the same product with nothing taken: the chunk is linearised at each one.
+    """
 
     product: Product
     held: int
+    again: Product | None = None
 
 
 Keep = Callable[[Chunk, bool], Kept]  # the flag: with operations in place written out
+Made = tuple[list[Product], int]  # each chunk's, and how many are kept
 
 
 class ChunkSum(LinearOperator):
-    """A sum over chunks; ``kept`` of them are linearised, the others recomputed at each product.
+    """A sum over chunks; ``kept`` of them stay linearised, the others are made at each product.
 
     ``meets`` says that ranks exchange something within a pass: one alone cannot try it again.
     """
@@ -76,13 +85,15 @@ class ChunkSum(LinearOperator):
         # Rows that lie contiguous, coming and going: copies across them cost as much as a small
         # network's product, and of all columns at once more than of a few.
         V = V.to(self.dtype)
-        few = V.split(self.vectors, 1)
+        few = self.vectors * -(-VECTORS // self.vectors)
         with torch.no_grad():
-            if len(few) == 1:
-                return self._sum(V.T.contiguous())
+            if V.shape[1] <= self.vectors:
+                return self._sum(_transposed(V))
             sums = V.new_empty(V.shape[1], len(V))
-            for some, place in zip(few, sums.split(self.vectors), strict=True):
-                place.copy_(self._sum(some.T.contiguous()))
+            for some, places in zip(V.split(few, 1), sums.split(few), strict=True):
+                rows = _transposed(some).split(self.vectors)
+                for row, place in zip(rows, places.split(self.vectors), strict=True):
+                    place.copy_(self._sum(row))
         return sums
 
     def _sum(self, rows: torch.Tensor) -> torch.Tensor:
@@ -95,25 +106,42 @@ class ChunkSum(LinearOperator):
         return total
 
 
+def _transposed(V: torch.Tensor) -> torch.Tensor:
+    """Return V^T of a (p, k), contiguous.
+
+    On a CPU by blocks that its cache holds, whose lines are then read once: PyTorch's own copy of
+    a few columns of row-major V takes twice as long.
+    """
+    if V.device.type != "cpu" or V.T.is_contiguous():
+        return V.T.contiguous()
+    rows = V.new_empty(V.shape[::-1])
+    for some, place in zip(V.split(IN_CACHE), rows.split(IN_CACHE, 1), strict=True):
+        place.copy_(some.T)
+    return rows
+
+
 def chunk_products(
-    problem: Problem, *, keep: Keep | None, recompute: Callable[[Chunk], Product]
-) -> tuple[list[Product], int]:
+    problem: Problem,
+    *,
+    keep: Keep | None,
+    recompute: Callable[[Chunk], Product],
+    anew: bool = False,
+) -> Made:
     """Return each chunk's product, and how many are kept: as many as the memory budget allows.
 
-    One of them is held to symmetry; without ``keep`` none is kept, and none held to it.
+    ``anew`` says that what is kept has an ``again``, which then goes before recomputing.  One
+    product is held to symmetry; without ``keep`` none is kept, and none held to it.
     Where the device runs out of memory the chunk and the budget are halved; AnatomyError when they
     cannot be.
     """
     with refused_together(problem.network.theta.device):
-        return _fitting(problem, keep, recompute)
+        return _fitting(problem, partial(_made, problem, keep, recompute, anew))
 
 
-def _fitting(
-    problem: Problem, keep: Keep | None, recompute: Callable[[Chunk], Product]
-) -> tuple[list[Product], int]:
+def _fitting(problem: Problem, made: Callable[[], Made]) -> Made:
     while True:
         try:
-            return _made(problem, keep, recompute)
+            return made()
         except torch.OutOfMemoryError as error:
             if problem.chunk == 1 and not problem.memory:
                 raise AnatomyError(
@@ -130,18 +158,18 @@ def _fitting(
 
 
 def _made(
-    problem: Problem, keep: Keep | None, recompute: Callable[[Chunk], Product]
-) -> tuple[list[Product], int]:
+    problem: Problem, keep: Keep | None, recompute: Callable[[Chunk], Product], anew: bool
+) -> Made:
     products: list[Product] = []
-    left, kept, linear = problem.memory, 0, keep is not None
+    left, kept, linear, found = problem.memory, 0, keep is not None, False
     per_example: float = problem.bytes_per_example
     for chunk in problem.chunks():
         again = recompute(chunk)
         piece = None
-        if linear and per_example * len(chunk) <= left:
+        if linear and (anew or per_example * len(chunk) <= left):
             piece = _checked(problem, chunk, keep, again)
-            linear = kept > 0 or piece is not None
-            if not linear:
+            linear = found = found or piece is not None
+            if not found:
                 say_once("the network cannot be linearised: every product differentiates it anew")
         if piece:
             per_example = piece.held / len(chunk)  # the guess gives way to the measurement
@@ -149,13 +177,13 @@ def _made(
             left, kept = left - piece.held, kept + 1
             products.append(piece.product)
         else:
-            products.append(again)
+            products.append(piece.again if piece and piece.again else again)
     if keep and products:
-        _refuse_untrue(problem, products[0], kept)
+        _refuse_untrue(problem, products[0], linearised=found)
     return products, kept
 
 
-def _refuse_untrue(problem: Problem, product: Product, kept: int) -> None:
+def _refuse_untrue(problem: Problem, product: Product, *, linearised: bool) -> None:
     """Raise AnatomyError where the network's derivatives are not what they should be.
 
     PyTorch's own second derivative of a fused weight normalisation is not symmetric; nor are
@@ -173,7 +201,7 @@ def _refuse_untrue(problem: Problem, product: Product, kept: int) -> None:
             f"u^T A v is {one:.6g} and v^T A u {other:.6g}. Write what PyTorch fuses, such as "
             "weight_norm, and what runs under torch.no_grad as plain tensor operations"
         )
-    if not kept and problem.network.hides_a_derivative(problem.inputs[:1]):
+    if not linearised and problem.network.hides_a_derivative(problem.inputs[:1]):
         raise AnatomyError(
             "the network's second derivatives would miss a part: one of its autograd.Functions is "
             "marked once_differentiable. Give it a backward of tensor operations without that"

@@ -36,7 +36,6 @@ def kept_jacobians(problem: Problem) -> Callable[[Chunk, bool], Jacobian]:
     network = problem.network
     theta, anyway = network.theta, network.tensors
     linearised = Linearised(network.logits, compiled=problem.compiled, anyway=anyway)
-    of_rows = partial(several, alone=problem.alone or problem.plain)
     saved: dict[torch.Size, int] = {}  # bytes for J^T, by shape: what there is to count is the same
 
     def keep(chunk: Chunk, pure: bool) -> Jacobian:
@@ -44,11 +43,12 @@ def kept_jacobians(problem: Problem) -> Callable[[Chunk, bool], Jacobian]:
         logits = partial(_logits, problem, inputs)
         if inputs.shape not in saved:
             saved[inputs.shape] = _saved(logits, theta, [inputs, *anyway])
-        tangent = linearised.at(theta, inputs, pure=pure)
+        alone = problem.alone or problem.plain
+        tangent = linearised.at(theta, inputs, pure=pure, alone=alone)
         _, pull = vjp(logits, theta)
         return Jacobian(
-            push=partial(of_rows, tangent.push),
-            pull=partial(of_rows, lambda u: pull(u)[0]),
+            push=tangent.push,
+            pull=partial(several, lambda u: pull(u)[0], alone=alone),
             probabilities=chunk.relative(tangent.value).softmax(-1),
             held=tangent.held + saved[inputs.shape],
         )

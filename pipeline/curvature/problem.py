@@ -52,9 +52,10 @@ class Options(TypedDict, total=False):
     """How an operator is evaluated; none of it changes more than rounding.
 
     ``chunk`` examples are linearised at once, and kept while they fit ``memory_gb`` GiB (default: a
-    quarter of all memory); the others are recomputed at each product, at two to three times the
-    cost.  ``vectors`` columns of a block share a pass over the data (default: 8).  Both are upper
-    bounds: a pass may take a tenth of all memory.  ``compiled`` products go through torch.compile.
+    quarter of all memory); the others at each product, which takes up to half as long again, of G
+    up to twice as long.  ``vectors`` columns of a block share a pass over the data (default: 8).
+    Both are upper bounds: a pass may take a tenth of all memory.  ``compiled`` products go through
+    torch.compile.
     """
 
     chunk: int

@@ -6,25 +6,17 @@ product then evaluates tangents alone, at about the cost of one gradient.
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
 from typing import Unpack
 
 import torch
 from torch import nn
-from torch.autograd.forward_ad import dual_level, make_dual, unpack_dual
-from torch.func import jvp, vjp
+from torch.func import vjp
 
 from pipeline.curvature.chunked import ChunkSum, Kept, Product, chunk_products
-from pipeline.curvature.loss import (
-    likeliest,
-    loss_hessian_product,
-    loss_residual,
-    relative_logits,
-)
+from pipeline.curvature.loss import loss_residual, relative_logits
 from pipeline.curvature.problem import Chunk, Data, Options, Problem
 from pipeline.curvature.reverse import differentiable
-from pipeline.curvature.tangent import Linearised, several
-from pipeline.device import rounding
+from pipeline.curvature.tangent import Linearised
 
 
 def hessian(model: nn.Module, data: Data, **options: Unpack[Options]) -> ChunkSum:
@@ -57,87 +49,22 @@ def tangent_of_gradient(problem: Problem, *, fixed_residual: bool, once: bool = 
 
     def keep(chunk: Chunk, pure: bool) -> Kept:
         fixed = _fixed(problem, chunk, fixed_residual)
-        tangent = linearised.at(theta, chunk.inputs, *fixed, pure=pure)
-        return Kept(partial(several, tangent.push, alone=problem.alone), tangent.held)
+        tangent = linearised.at(theta, chunk.inputs, *fixed, pure=pure, alone=problem.alone)
+        anew = tangent.anew  # not the tangent, which holds what a kept chunk takes
 
-    @cache  # asked within ``chunk_products``, which goes on with less where memory runs out
-    def forward() -> bool:
-        return _forward_is_better(problem, fixed_residual)
+        def again(rows: torch.Tensor) -> torch.Tensor:
+            # The inputs, which may be streamed, are held no longer than a product takes.
+            return anew(theta, chunk.inputs, *fixed)(rows)
+
+        return Kept(tangent.push, tangent.held, again)
 
     def recompute(chunk: Chunk) -> Product:
-        if not forward():
-            return _twice_reversed(problem, chunk, fixed_residual)
-        single = _pulled_back(problem, chunk, fixed_residual)
-        fixed = _fixed(problem, chunk, fixed_residual)
+        return _twice_reversed(problem, chunk, fixed_residual)
 
-        def product(rows: torch.Tensor) -> torch.Tensor:
-            if len(rows) == 1:
-                return single(rows[0])[None]
-            inputs = chunk.inputs  # they may be streamed: held no longer than a product takes
-
-            def gradient(at: torch.Tensor) -> torch.Tensor:
-                return function(at, inputs, *fixed)
-
-            return several(lambda v: jvp(gradient, (theta,), (v,))[1], rows, alone=problem.plain)
-
-        return product
-
-    products, kept = chunk_products(problem, keep=None if once else keep, recompute=recompute)
+    products, kept = chunk_products(
+        problem, keep=None if once else keep, recompute=recompute, anew=True
+    )
     return ChunkSum(problem, products, kept=kept, positive=False)
-
-
-def _forward_is_better(problem: Problem, fixed_residual: bool) -> bool:
-    """Return whether to use forward mode where nothing is kept.
-
-    With convolutions that is the faster way (LeNet5: 2.4 gradients against 3.3), without them it is
-    not (F-200^2: 2.5 against 2.3).  Of some activations, as SiLU, PyTorch has no such derivative,
-    and of a user's own function it is not differentiated in turn.
-    """
-    theta = problem.network.theta
-    if not problem.network.channels:
-        return False
-    try:
-        with torch.no_grad():
-            example = next(problem.chunks(1))
-            fixed = (example.inputs, *_fixed(problem, example, fixed_residual))
-            function = _gradient_map(problem, fixed_residual)
-            expected = jvp(lambda at: function(at, *fixed), (theta,), (theta,))[1]
-            found = _pulled_back(problem, example, fixed_residual)(theta)
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError:  # NotImplementedError is one; a function of the user's own is another
-        return False
-    allowed = rounding(theta.device, theta.dtype) ** 0.5 * float(expected.norm())
-    return float((found - expected).norm()) <= allowed
-
-
-def _pulled_back(
-    problem: Problem, chunk: Chunk, fixed_residual: bool
-) -> Callable[..., torch.Tensor]:
-    """Return v -> the derivative of r . J v, where r moves or is fixed.
-
-    The gradient's derivative takes a sixth longer for one vector (LeNet5, VGG11, ResNet18 on a
-    CPU), and less for several, which share what does not depend on them.
-    """
-    network = problem.network
-
-    def product(v: torch.Tensor) -> torch.Tensor:
-        with torch.enable_grad():
-            at = [piece.detach().requires_grad_() for piece in network.pieces(network.theta)]
-            with dual_level():
-                duals = [make_dual(*pair) for pair in zip(at, network.pieces(v), strict=True)]
-                logits, u = unpack_dual(network.logits_of(duals, chunk.inputs))
-            if u is None or not logits.requires_grad:  # they do not depend on the parameters
-                return torch.zeros_like(v)
-            relative = chunk.relative(logits.detach())
-            residual = loss_residual(relative, chunk.mask) / problem.examples
-            if fixed_residual:
-                return _along([u], at, [residual])
-            pi = relative.softmax(-1)
-            Ku = loss_hessian_product(pi, likeliest(pi), u.detach()) / problem.examples
-            return _along([u, logits], at, [residual, Ku])
-
-    return product
 
 
 def _twice_reversed(problem: Problem, chunk: Chunk, fixed_residual: bool) -> Product:

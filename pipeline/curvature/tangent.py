@@ -11,8 +11,16 @@ from torch.func import functionalize, jvp, vjp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pipeline.curvature.memory import addresses, held_bytes
+from pipeline.curvature.operations import (
+    aten,
+    is_only_added,
+    leave_out_unread,
+    module,
+    part,
+    summand,
+    with_sums_in_products,
+)
 
-aten = torch.ops.aten
 Map = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -22,14 +30,16 @@ class NotLinearisedError(Exception):
 
 @dataclass(frozen=True)
 class Tangent:
-    """The tangent map of a function at a point: ``value`` there, ``push`` (p,) -> like value.
+    """The tangent map of a function at a point: ``value`` there, ``push`` (k, p) -> (k, *value).
 
     ``held`` counts the bytes that stay taken for it: what does not depend on the direction.
+    ``anew`` makes ``push`` again from theta and the same ``fixed``, holding nothing in between.
     """
 
     value: torch.Tensor
     push: Map
     held: int
+    anew: Callable[..., Map]
 
 
 class Linearised:
@@ -52,18 +62,21 @@ class Linearised:
         self._anyway = addresses(anyway)
         self._traced: dict[tuple[Hashable, ...], _Traced] = {}
 
-    def at(self, theta: torch.Tensor, *fixed: torch.Tensor, pure: bool) -> Tangent:
+    def at(
+        self, theta: torch.Tensor, *fixed: torch.Tensor, pure: bool, alone: bool = False
+    ) -> Tangent:
         """Return the tangent map at ``theta``, the function evaluated once.
 
-        ``pure`` writes operations in place as new values first.  Without, they would act on what
-        stays from call to call, and change the map.  Raises NotLinearisedError where PyTorch cannot
-        follow the function.
+        Several directions share a pass, or have one each where they go ``alone``.  ``pure``
+        writes operations in place as new values first: without, they would act on what stays from
+        call to call, and change the map.  Raises NotLinearisedError where PyTorch cannot follow
+        the function.
         """
         key = (pure, *(tensor.shape for tensor in fixed))
         try:
             if key not in self._traced:
                 self._traced[key] = _Traced(self._graph(theta, fixed, pure), self._compiled)
-            return self._traced[key].at(theta, fixed, self._anyway)
+            return self._traced[key].at(theta, fixed, alone, self._anyway)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # NotImplementedError is one
@@ -102,14 +115,20 @@ class _Traced:
         self._moved = [node for node in nodes[:-1] if node in moved and node is not direction]
         read = [given for node in self._moved for given in node.all_input_nodes]
         self._read = [*dict.fromkeys(x for x in (*read, self._derivative) if x not in moved)]
-        still = [node for node in nodes[:-1] if node not in moved]
-        self._first = _first_list(both, still, [value, *self._read])
-        self._added = [place for place, node in enumerate(self._read) if _is_only_added(node)]
-        self._seconds: dict[tuple[int, ...], tuple[Map, list[int]]] = {}
+        self._still = [node for node in nodes[:-1] if node not in moved]
+        self._both = both
+        self._first = part(both, self._still, [value, *self._read])
+        self._added = [place for place, node in enumerate(self._read) if is_only_added(node)]
+        self._seconds: dict[tuple[int, ...], _Second] = {}
+        self._least: dict[tuple[int, ...], fx.GraphModule] = {}
         both.graph.owning_module = None
 
     def at(
-        self, theta: torch.Tensor, fixed: Sequence[torch.Tensor], anyway: frozenset[int]
+        self,
+        theta: torch.Tensor,
+        fixed: Sequence[torch.Tensor],
+        alone: bool,
+        anyway: frozenset[int],
     ) -> Tangent:
         """Return the tangent map at ``theta`` and ``fixed``, which have the shapes traced.
 
@@ -119,13 +138,28 @@ class _Traced:
         zeros = tuple(place for place in self._added if not constants[place].any())
         if zeros not in self._seconds:
             self._seconds[zeros] = self._second_list(zeros)
-        push, read = self._seconds[zeros]
-        constants = [constants[place] for place in read]
+        second = self._seconds[zeros]
+        constants = [constants[place] for place in second.read]
         known = anyway | addresses([theta, *parts_of_others(fixed)])
-        return Tangent(value, partial(_push, push, constants), held_bytes(constants, known))
+        return Tangent(
+            value,
+            push=partial(second.push, constants, alone),
+            held=held_bytes(constants, known),
+            anew=partial(self._anew, zeros, alone),
+        )
 
-    def _second_list(self, zeros: tuple[int, ...]) -> tuple[Map, list[int]]:
-        """Return the second list, as (v, *constants), and the places of those that it reads.
+    def _anew(
+        self, zeros: tuple[int, ...], alone: bool, theta: torch.Tensor, *fixed: torch.Tensor
+    ) -> Map:
+        """Return ``push``, evaluating no more than it reads: neither the value nor zeros."""
+        second = self._seconds[zeros]
+        if zeros not in self._least:
+            wanted = [self._read[place] for place in second.read]
+            self._least[zeros] = part(self._both, self._still, wanted)
+        return partial(second.push, self._least[zeros](theta, *fixed), alone)
+
+    def _second_list(self, zeros: tuple[int, ...]) -> "_Second":
+        """Return the second list, as (v, *constants).
 
         Forward mode adds the zero tangents of inputs and constants as if they were something; on
         LeNet5 that is a tenth of a product.  Sums with constants that are zero, by their places,
@@ -136,7 +170,7 @@ class _Traced:
         known |= {node: graph.placeholder(f"c{place}") for place, node in enumerate(self._read)}
         idle = {self._read[place] for place in zeros}
         for node in self._moved:
-            other = _summand(node, idle)
+            other = summand(node, idle)
             if other is None:
                 known[node] = graph.node_copy(node, known.__getitem__)
                 if node.target is aten.view.default:
@@ -147,14 +181,37 @@ class _Traced:
                 if other.meta["val"].shape != shape:
                     arguments = (known[other], list(shape))
                     known[node] = graph.call_function(aten.expand.default, arguments)
+                    known[node].meta = dict(node.meta)
         graph.output(known[self._derivative])
-        graph.eliminate_dead_code()
+        leave_out_unread(graph)
         read = [place for place, node in enumerate(self._read) if known[node].users]
         for node in self._read:
             if not known[node].users:
                 graph.erase_node(known[node])
-        push = _module({}, graph)
-        return (torch.compile(push) if self._compiled else push), read
+        shared = module({}, graph)
+        if self._compiled:
+            shared = torch.compile(shared)
+            return _Second(shared, shared, read)
+        return _Second(module({}, with_sums_in_products(graph)), shared, read)
+
+
+@dataclass(frozen=True)
+class _Second:
+    """The list of what a direction moves, for ``one`` vector and for several that ``share`` a pass.
+
+    ``read`` are the places of the constants that it reads.
+    """
+
+    one: Map
+    shared: Map
+    read: list[int]
+
+    def push(
+        self, constants: Sequence[torch.Tensor], alone: bool, rows: torch.Tensor
+    ) -> torch.Tensor:
+        # vmap takes addmm apart: in blocks F-200^2 would take 4 % longer.
+        push = self.one if alone or len(rows) == 1 else self.shared
+        return several(lambda v: push(v, *constants), rows, alone=alone)
 
 
 def several(product: Map, rows: torch.Tensor, *, alone: bool = False) -> torch.Tensor:
@@ -190,50 +247,3 @@ def load_forward_mode() -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
         jvp(torch.sin, (torch.zeros(1),), (torch.ones(1),))
-
-
-def _push(
-    push: Callable[..., torch.Tensor], constants: Sequence[torch.Tensor], v: torch.Tensor
-) -> torch.Tensor:
-    return push(v, *constants)
-
-
-def _first_list(
-    both: fx.GraphModule, nodes: Sequence[fx.Node], wanted: Sequence[fx.Node]
-) -> fx.GraphModule:
-    """Return ``nodes``, which the direction does not move, as (theta, *fixed) -> ``wanted``."""
-    graph = fx.Graph()
-    known: dict[fx.Node, fx.Node] = {}
-    for node in nodes:
-        known[node] = graph.node_copy(node, known.__getitem__)
-    graph.output([known[node] for node in wanted])
-    graph.eliminate_dead_code()
-    return _module(both, graph)
-
-
-def _module(root: fx.GraphModule | dict[str, torch.Tensor], graph: fx.Graph) -> fx.GraphModule:
-    made = fx.GraphModule(root, graph)
-    # A graph refers back to its module: what both hold would wait for Python's garbage collector.
-    made.graph.owning_module = None
-    return made
-
-
-def _summand(node: fx.Node, idle: set[fx.Node]) -> fx.Node | None:
-    """Return what a sum is equal to where the other summand is zero: known so, or made so."""
-    changed = any(user.target._schema.is_mutable for user in node.users if _is_operation(user))
-    if node.target is not aten.add.Tensor or node.kwargs or changed:
-        return None
-    for zero, other in (node.args, node.args[::-1]):
-        made = isinstance(zero, fx.Node) and zero.target is aten.zeros_like.default
-        if isinstance(other, fx.Node) and (zero in idle or (made and _is_only_added(zero))):
-            return other
-    return None
-
-
-def _is_only_added(node: fx.Node) -> bool:
-    # A view of it might be written to.
-    return all(user.target is aten.add.Tensor for user in node.users)
-
-
-def _is_operation(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload)

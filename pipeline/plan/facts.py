@@ -7,7 +7,6 @@ from math import prod
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.catalogue import SOURCES
@@ -57,8 +56,7 @@ class NetworkFacts:
 
     ``parameters`` is p, ``state`` what a checkpoint holds, ``inputs`` the numbers of an example,
     ``activations`` those of its layers' outputs.  ``forward`` is one example's forward,
-    ``backward`` what its gradient takes beyond.  ``convolutional`` networks are differentiated
-    forwards where nothing is kept.
+    ``backward`` what its gradient takes beyond.
     """
 
     parameters: int
@@ -68,7 +66,6 @@ class NetworkFacts:
     activations: int
     forward: int
     backward: int
-    convolutional: bool
     layers: tuple[LayerFacts, ...]
 
     @property
@@ -77,19 +74,19 @@ class NetworkFacts:
         return self.forward + self.backward
 
     def product(self, matrix: str, *, kept: float) -> float:
-        """Return an example's FLOPs of a product with "G", "Hess" or "H" (of H at most).
+        """Return an example's FLOPs of a product with "G", "Hess" or "H".
+
+        Of H, and of Hess made anew, at most.
 
         ``kept`` is the share of the examples that stay linearised.  There J v and J^T u cost a
         backward each, and the tangent of a backward three backwards less two forwards: layers that
         see data alone take one matrix product in it, the others four, where a backward takes one
-        and two.  Made anew, forward mode multiplies the data's zero tangents too.
+        and two.  Made anew, what it reads takes a forward and the backward to the activations.
         """
         if matrix == "G":
             return kept * 2 * self.backward + (1 - kept) * (3 * self.forward + self.backward)
         held = 4 * self.backward - 2 * self.forward
-        anew = 2 * self.forward + 3 * self.backward
-        again = anew if self.convolutional else held + self.gradient
-        return kept * held + (1 - kept) * again
+        return held + (1 - kept) * self.backward
 
     def component(self, *, kept: float) -> float:
         """Return an example's FLOPs of a product with a component of G: J, then J^T, apart."""
@@ -156,7 +153,6 @@ def _facts_on(device: str, model: Model, norm: str, data: DataFacts) -> NetworkF
         activations=activation_bytes(network, example) // example.itemsize,
         forward=forward,
         backward=backward,
-        convolutional=any(isinstance(module, _ConvNd) for module in network.modules()),
         layers=_layers(network, example),
     )
 
