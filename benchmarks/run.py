@@ -27,7 +27,7 @@ TASKS = {
     ("Hess", "top"): "Hess, top 10 eigenpairs to 1e-4",
 }
 PEERS = ("curvlinops", "hessian-eigenthings")
-# Beside the single product.
+# Beside the single product, the first of all networks.
 VARIANTS = ("ours, nothing kept", "ours, compiled", "curvlinops, compiled")
 # Products alone: a quadrature of the large ones would take hours on a CPU, and the fitted one is
 # there for its errors.
@@ -59,7 +59,8 @@ def main(rounds: int, networks: list[str]) -> None:
 
 def _contestants(network: str, task: str) -> tuple[str, ...]:
     if network in PRODUCTS_ALONE:
-        return ("ours", *PEERS) if task in ("product", "block") else ()
+        more = {"product": VARIANTS[:1], "block": ()}
+        return ("ours", *PEERS, *more[task]) if task in more else ()
     return ("ours", *PEERS, *(VARIANTS if task == "product" else ()))
 
 

@@ -77,7 +77,7 @@ def _median(call) -> float:
 
 def _of_singles(made, V: torch.Tensor) -> float:
     """Return the time of a block as a multiple of its columns' single products, median of pairs."""
-    columns = [v.clone() for v in V.T]
+    columns = V.unbind(1)
     pairs: list[tuple[float, float]] = []
     while np.sum(pairs) < 2 * SECONDS or len(pairs) < FEWEST:
         block = _time(lambda: made.block(V))
