@@ -27,7 +27,7 @@ TASKS = {
     ("Hess", "top"): "Hess, top 10 eigenpairs to 1e-4",
 }
 PEERS = ("curvlinops", "hessian-eigenthings")
-# Beside the single product, the first of all networks.
+# Beside the single product; of PRODUCTS_ALONE the first.
 VARIANTS = ("ours, nothing kept", "ours, compiled", "curvlinops, compiled")
 # Products alone: a quadrature of the large ones would take hours on a CPU, and the fitted one is
 # there for its errors.

@@ -14,6 +14,7 @@ from pipeline.curvature.network import FlatNetwork
 from pipeline.curvature.operations import with_sums_in_products
 from pipeline.curvature.tangent import Linearised
 from pipeline.errors import AnatomyError
+from pipeline.models.fnet import fnet
 
 CHUNK = 5  # 13 examples: the last chunk holds 3
 
@@ -156,19 +157,46 @@ def test_what_is_dropped_from_a_tangent_changes_no_bit(one_problem, monkeypatch)
     model, inputs, labels = one_problem
     V = torch.randn(sum(p.numel() for p in model.parameters()), 3, dtype=torch.float64)
     sizes = []
-    original = tangent_module.module
+    original = tangent_module.as_function
 
     def counted(root, graph):
         sizes.append(len(graph.nodes))
         return original(root, graph)
 
-    monkeypatch.setattr(tangent_module, "module", counted)
+    monkeypatch.setattr(tangent_module, "as_function", counted)
     monkeypatch.setattr(tangent_module, "with_sums_in_products", lambda graph: graph)
     lean = hessian(model, (inputs, labels))
     monkeypatch.setattr(tangent_module, "summand", lambda node, idle: None)
     whole = hessian(model, (inputs, labels))
     assert sizes[0] < sizes[-1]
     assert torch.equal(lean @ V[:, 0], whole @ V[:, 0])
+
+
+@pytest.mark.parametrize("memory_gb", [None, 0.0])
+@pytest.mark.parametrize("weight", [float("nan"), 1e38])
+def test_a_network_that_overflows_has_products_that_are_not_finite(weight, memory_gb):
+    model = fnet((1, 3, 3), 3, "none", width=4, depth=2)
+    with torch.no_grad():
+        next(model.parameters()).fill_(weight)
+    data = (torch.randn(6, 1, 3, 3), torch.arange(6) % 3)
+    for operator in (hessian, gauss_newton, residual):
+        A = operator(model, data, memory_gb=memory_gb)
+        assert not (A @ torch.ones(A.shape[0])).isfinite().all()
+
+
+def test_a_network_that_adds_a_product_to_itself_is_linearised():
+    class Doubled(nn.Linear):
+        def forward(self, x):
+            z = super().forward(x)
+            return z + z
+
+    torch.manual_seed(0)
+    model = nn.Sequential(Doubled(6, 5, bias=False), nn.Tanh(), Doubled(5, 3, bias=False)).double()
+    inputs, labels = torch.randn(9, 6, dtype=torch.float64), torch.arange(9) % 3
+    A = hessian(model, (inputs, labels))
+    assert A.kept == 1
+    v = torch.randn(A.shape[0], dtype=A.dtype)
+    assert relative(A @ v, dense_hessian(model, inputs, labels) @ v) < 1e-12
 
 
 @pytest.mark.parametrize("pure", [False, True])

@@ -56,6 +56,8 @@ def test_a_recomputed_chunk_holds_nothing_between_products(lenet, operator):
     data = (inputs[:200], torch.arange(200) % 10)
     taken = {}
     for memory_gb in (None, 0.0):
+        A = None
+        gc.collect()
         there = addresses(tensors())
         A = operator(model, data, memory_gb=memory_gb)
         A @ torch.randn(A.shape[0], 2)
@@ -166,7 +168,14 @@ def test_out_of_memory_halves_the_chunk_then_says_what_to_lower(lenet, monkeypat
         hessian(model, data, chunk=4)
 
 
-@pytest.mark.parametrize("operator", [*OPERATORS, partial(component, name="B1")])
+@pytest.mark.parametrize(
+    "operator",
+    [
+        *OPERATORS,
+        partial(component, name="B1"),
+        *(partial(operator, memory_gb=0.0) for operator in (hessian, residual)),
+    ],
+)
 def test_vectors_one_by_one_give_what_they_give_together(lenet, operator, monkeypatch):
     model, inputs = lenet
     data = (inputs[:40], torch.arange(40) % 10)

@@ -19,8 +19,8 @@ from pipeline.progress import say, say_once
 # 6e-4 off float64, those of weight_norm a third off symmetry.
 ASYMMETRY = 0.01
 
-# Numbers of a column that are copied at once, of up to some eight columns.
-IN_CACHE = 16384
+# Rows that are transposed at once, of some eight columns: half a MB.
+TRANSPOSED = 16384
 
 # Rows (k, p) -> (k, p), in one pass over the chunk, with the chunk's own weight.
 Product = Callable[[torch.Tensor], torch.Tensor]
@@ -85,12 +85,14 @@ class ChunkSum(LinearOperator):
         # Rows that lie contiguous, coming and going: copies across them cost as much as a small
         # network's product, and of all columns at once more than of a few.
         V = V.to(self.dtype)
-        few = self.vectors * -(-VECTORS // self.vectors)
+        group = self.vectors
+        if V.device.type == "cpu":  # which reads its lines once for some columns
+            group *= -(-VECTORS // group)
         with torch.no_grad():
             if V.shape[1] <= self.vectors:
                 return self._sum(_transposed(V))
             sums = V.new_empty(V.shape[1], len(V))
-            for some, places in zip(V.split(few, 1), sums.split(few), strict=True):
+            for some, places in zip(V.split(group, 1), sums.split(group), strict=True):
                 rows = _transposed(some).split(self.vectors)
                 for row, place in zip(rows, places.split(self.vectors), strict=True):
                     place.copy_(self._sum(row))
@@ -109,13 +111,13 @@ class ChunkSum(LinearOperator):
 def _transposed(V: torch.Tensor) -> torch.Tensor:
     """Return V^T of a (p, k), contiguous.
 
-    On a CPU by blocks that its cache holds, whose lines are then read once: PyTorch's own copy of
-    a few columns of row-major V takes twice as long.
+    On a CPU by blocks that its cache holds: PyTorch's own copy of a few columns of row-major V
+    takes half as long again.
     """
     if V.device.type != "cpu" or V.T.is_contiguous():
         return V.T.contiguous()
     rows = V.new_empty(V.shape[::-1])
-    for some, place in zip(V.split(IN_CACHE), rows.split(IN_CACHE, 1), strict=True):
+    for some, place in zip(V.split(TRANSPOSED), rows.split(TRANSPOSED, 1), strict=True):
         place.copy_(some.T)
     return rows
 
@@ -125,17 +127,17 @@ def chunk_products(
     *,
     keep: Keep | None,
     recompute: Callable[[Chunk], Product],
-    anew: bool = False,
+    always: bool = False,
 ) -> Made:
     """Return each chunk's product, and how many are kept: as many as the memory budget allows.
 
-    ``anew`` says that what is kept has an ``again``, which then goes before recomputing.  One
-    product is held to symmetry; without ``keep`` none is kept, and none held to it.
+    Those that do not fit are recomputed, or, where they are ``always`` linearised, have their
+    ``again``.  One product is held to symmetry; without ``keep`` none is kept, and none held to it.
     Where the device runs out of memory the chunk and the budget are halved; AnatomyError when they
     cannot be.
     """
     with refused_together(problem.network.theta.device):
-        return _fitting(problem, partial(_made, problem, keep, recompute, anew))
+        return _fitting(problem, partial(_made, problem, keep, recompute, always))
 
 
 def _fitting(problem: Problem, made: Callable[[], Made]) -> Made:
@@ -158,16 +160,16 @@ def _fitting(problem: Problem, made: Callable[[], Made]) -> Made:
 
 
 def _made(
-    problem: Problem, keep: Keep | None, recompute: Callable[[Chunk], Product], anew: bool
+    problem: Problem, keep: Keep | None, recompute: Callable[[Chunk], Product], always: bool
 ) -> Made:
     products: list[Product] = []
     left, kept, linear, found = problem.memory, 0, keep is not None, False
     per_example: float = problem.bytes_per_example
+    piece = None
     for chunk in problem.chunks():
-        again = recompute(chunk)
-        piece = None
-        if linear and (anew or per_example * len(chunk) <= left):
-            piece = _checked(problem, chunk, keep, again)
+        reference = recompute(chunk)
+        if linear and (always or per_example * len(chunk) <= left):
+            piece = _checked(problem, chunk, keep, reference)
             linear = found = found or piece is not None
             if not found:
                 say_once("the network cannot be linearised: every product differentiates it anew")
@@ -177,7 +179,8 @@ def _made(
             left, kept = left - piece.held, kept + 1
             products.append(piece.product)
         else:
-            products.append(piece.again if piece and piece.again else again)
+            products.append(piece.again if piece and piece.again else reference)
+        piece = None  # its memory, where it is not kept, before anything else takes some
     if keep and products:
         _refuse_untrue(problem, products[0], linearised=found)
     return products, kept
@@ -216,14 +219,14 @@ def _random(problem: Problem, count: int) -> torch.Tensor:
     return made.to(theta.device)
 
 
-def _checked(problem: Problem, chunk: Chunk, keep: Keep, again: Product) -> Kept | None:
+def _checked(problem: Problem, chunk: Chunk, keep: Keep, reference: Product) -> Kept | None:
     """Return the kept chunk if its product, asked twice, is the recomputed one; otherwise None.
 
     A network that works in place can give a linearisation that is wrong, or wrong the second time.
     """
     v = _random(problem, 1)
     with torch.no_grad():
-        expected = again(v)
+        expected = reference(v)
         allowed = rounding(v.device, v.dtype) ** 0.5 * expected.norm()
         for pure in (False, True):
             try:
@@ -232,4 +235,5 @@ def _checked(problem: Problem, chunk: Chunk, keep: Keep, again: Product) -> Kept
                 continue
             if all((piece.product(v) - expected).norm() <= allowed for _ in range(2)):
                 return piece
+            del piece
     return None

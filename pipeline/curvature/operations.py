@@ -10,7 +10,7 @@ from torch import fx
 aten = torch.ops.aten
 
 
-def module(root: fx.GraphModule | dict[str, torch.Tensor], graph: fx.Graph) -> fx.GraphModule:
+def as_function(root: fx.GraphModule | dict[str, torch.Tensor], graph: fx.Graph) -> fx.GraphModule:
     """Return the list as a function, whose memory goes with its last use."""
     made = fx.GraphModule(root, graph)
     # A graph refers back to its module: what both hold would wait for Python's garbage collector.
@@ -18,7 +18,7 @@ def module(root: fx.GraphModule | dict[str, torch.Tensor], graph: fx.Graph) -> f
     return made
 
 
-def part(
+def ending_in(
     whole: fx.GraphModule, nodes: Sequence[fx.Node], wanted: Sequence[fx.Node]
 ) -> fx.GraphModule:
     """Return those ``nodes`` of a list that the ``wanted`` depend on, ending in these."""
@@ -28,7 +28,7 @@ def part(
         known[node] = graph.node_copy(node, known.__getitem__)
     graph.output([known[node] for node in wanted])
     leave_out_unread(graph)
-    return module(whole, graph)
+    return as_function(whole, graph)
 
 
 def leave_out_unread(graph: fx.Graph) -> None:
@@ -86,7 +86,7 @@ def _product_last(
 ) -> tuple[fx.Node | None, fx.Node | None]:
     """Return a sum's two summands, a product of its shape and type last; None without one."""
     for x, product in (node.args, node.args[::-1]):
-        if product in products and isinstance(x, fx.Node):
+        if product in products and isinstance(x, fx.Node) and x is not product:
             alike = [given.meta["val"] for given in (x, product, node)]
             if len({y.dtype for y in alike}) == 1 and alike[1].shape == alike[2].shape:
                 return x, product

@@ -1,8 +1,8 @@
 """Hess and H as tangent maps of the gradient map theta -> J(theta)^T r.
 
 Hess v is the derivative along v with r = (pi - y)/N moving with theta; H v the same with r held
-fixed.  Computed so, H has none of the cancellation of Hess v - G v.  A chunk is linearised once: a
-product then evaluates tangents alone, at about the cost of one gradient.
+fixed.  Computed so, H has none of the cancellation of Hess v - G v.  Of a linearised chunk a
+product evaluates tangents alone, at about the cost of one gradient.
 """
 
 from collections.abc import Callable, Sequence
@@ -62,7 +62,7 @@ def tangent_of_gradient(problem: Problem, *, fixed_residual: bool, once: bool = 
         return _twice_reversed(problem, chunk, fixed_residual)
 
     products, kept = chunk_products(
-        problem, keep=None if once else keep, recompute=recompute, anew=True
+        problem, keep=None if once else keep, recompute=recompute, always=True
     )
     return ChunkSum(problem, products, kept=kept, positive=False)
 

@@ -12,11 +12,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pipeline.curvature.memory import addresses, held_bytes
 from pipeline.curvature.operations import (
+    as_function,
     aten,
+    ending_in,
     is_only_added,
     leave_out_unread,
-    module,
-    part,
     summand,
     with_sums_in_products,
 )
@@ -117,7 +117,7 @@ class _Traced:
         self._read = [*dict.fromkeys(x for x in (*read, self._derivative) if x not in moved)]
         self._still = [node for node in nodes[:-1] if node not in moved]
         self._both = both
-        self._first = part(both, self._still, [value, *self._read])
+        self._first = ending_in(both, self._still, [value, *self._read])
         self._added = [place for place, node in enumerate(self._read) if is_only_added(node)]
         self._seconds: dict[tuple[int, ...], _Second] = {}
         self._least: dict[tuple[int, ...], fx.GraphModule] = {}
@@ -155,7 +155,7 @@ class _Traced:
         second = self._seconds[zeros]
         if zeros not in self._least:
             wanted = [self._read[place] for place in second.read]
-            self._least[zeros] = part(self._both, self._still, wanted)
+            self._least[zeros] = ending_in(self._both, self._still, wanted)
         return partial(second.push, self._least[zeros](theta, *fixed), alone)
 
     def _second_list(self, zeros: tuple[int, ...]) -> "_Second":
@@ -166,8 +166,11 @@ class _Traced:
         are left out: every bit of the result stays as it was.
         """
         graph = fx.Graph()
-        known = {self._direction: graph.placeholder("direction")}
-        known |= {node: graph.placeholder(f"c{place}") for place, node in enumerate(self._read)}
+        names = {self._direction: "direction"}
+        names |= {node: f"c{place}" for place, node in enumerate(self._read)}
+        known = {node: graph.placeholder(name) for node, name in names.items()}
+        for node, placeholder in known.items():
+            placeholder.meta = dict(node.meta)
         idle = {self._read[place] for place in zeros}
         for node in self._moved:
             other = summand(node, idle)
@@ -188,11 +191,11 @@ class _Traced:
         for node in self._read:
             if not known[node].users:
                 graph.erase_node(known[node])
-        shared = module({}, graph)
+        shared = as_function({}, graph)
         if self._compiled:
             shared = torch.compile(shared)
             return _Second(shared, shared, read)
-        return _Second(module({}, with_sums_in_products(graph)), shared, read)
+        return _Second(as_function({}, with_sums_in_products(graph)), shared, read)
 
 
 @dataclass(frozen=True)
