@@ -184,6 +184,7 @@ try:
 except AnatomyError as error:
     os.write(1, f"refused: {str(error)[:15]}\\n".encode())  # in one piece: two processes write
 gauss_newton(nn.Linear(9, 3), data)  # they go on together
+distributed.destroy_process_group()  # gloo's threads may end a process that leaves without
 """
 
 
