@@ -65,8 +65,15 @@ def prepare(compute: Arithmetic) -> torch.device:
             wanted = f"cuda:{os.environ['LOCAL_RANK']}"
             torch.cuda.set_device(torch.device(wanted))
         distributed.init_process_group("gloo" if wanted == "cpu" else "nccl")
+        if wanted == "cpu":  # of a process that ends without, gloo's threads may abort it
+            atexit.register(_leave)
     say(f"device: {wanted}")
     return torch.device(wanted)
+
+
+def _leave() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _refuse_unseen() -> None:

@@ -118,6 +118,19 @@ def test_each_of_several_processes_takes_its_own_gpu(monkeypatch):
     assert chosen == [torch.device("cuda:1"), "nccl"]
 
 
+def test_a_process_on_a_cpu_leaves_the_others_as_it_ends(monkeypatch):
+    left, last = [], []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(device.atexit, "register", last.append)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend: None)
+    assert device.prepare(Compute(device="cpu")) == torch.device("cpu")
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: left.append("left"))
+    assert device._leave in last
+    device._leave()
+    assert left == ["left"]
+
+
 @pytest.mark.parametrize("given", ["0", "1,0", "GPU-8932f937", "MIG-7"])
 def test_a_gpu_that_was_given_and_is_not_seen_is_refused(monkeypatch, given):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

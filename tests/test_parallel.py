@@ -114,6 +114,7 @@ if os.environ["RANK"] == "0":
     parts.only_maker = late
 parts.write_parts([], LayersJob.model_validate_json(sys.argv[1]), Access(), None, labels={})
 print("together")
+distributed.destroy_process_group()
 """
 
 

@@ -53,7 +53,7 @@ class Options(TypedDict, total=False):
 
     ``chunk`` examples are linearised at once, and kept while they fit ``memory_gb`` GiB (default: a
     quarter of all memory); the others at each product, which takes up to half as long again, of G
-    up to twice as long.  ``vectors`` columns of a block share a pass over the data (default: 8).
+    about twice as long.  ``vectors`` columns of a block share a pass over the data (default: 8).
     Both are upper bounds: a pass may take a tenth of all memory.  ``compiled`` products go through
     torch.compile.
     """
