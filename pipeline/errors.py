@@ -5,6 +5,10 @@ class AnatomyError(Exception):
     """A refusal that names the refused value, where it came from, and the cure."""
 
 
+class ArgumentError(AnatomyError, ValueError):
+    """An argument of a public function that is out of range or of the wrong kind."""
+
+
 class ConfigError(AnatomyError):
     """A configuration that cannot be run."""
 
