@@ -8,7 +8,6 @@ import traceback
 from contextlib import contextmanager
 
 import torch
-from torch.fx.experimental import proxy_tensor
 from torch.utils._python_dispatch import (
     TorchDispatchMode,
     _disable_current_modes,
@@ -16,11 +15,10 @@ from torch.utils._python_dispatch import (
 )
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from pipeline.curvature import memory, tangent
+from pipeline.curvature import linearize, memory
 
 aten = torch.ops.aten
 ELSEWHERE = torch.device("meta")
-TRACING = torch._C._TorchDispatchModeKey.PROXY
 MOVES = (aten._to_copy.default, aten.copy_.default)
 # What a GPU's host waits for, beside copies and choices by a mask.
 READS = (aten._local_scalar_dense.default, aten.nonzero.default, aten.equal.default)
@@ -70,9 +68,6 @@ class _Emulation(TorchDispatchMode):
         self.waits = waits
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        # A tracer comes after this mode, and calls it again.
-        if torch._C._get_dispatch_mode(TRACING) is not None:
-            return function(*args, **(kwargs or {}))
         return _computed(function, args, kwargs or {}, self.waits)
 
 
@@ -81,16 +76,8 @@ def emulated(monkeypatch):
     """Have the device there within; yields, of each wait of the host for it, the functions
     of the project that it lay in."""
     waits = []
-    tracer = proxy_tensor.ProxyTorchDispatchMode
-    traced, known = tracer.__torch_dispatch__, proxy_tensor.HANDLED_TYPES
-
-    def tracing(*arguments, **words):
-        with _Emulation(waits):
-            return traced(*arguments, **words)
 
     with monkeypatch.context() as patched:
-        patched.setattr(tracer, "__torch_dispatch__", tracing)
-        patched.setattr(proxy_tensor, "HANDLED_TYPES", (*known, Elsewhere))
         for name in ("tensor", "as_tensor"):
             patched.setattr(torch, name, _through_here(getattr(torch, name)))
         patched.setattr(torch, "Generator", _Generator)
@@ -120,7 +107,7 @@ def _tell_sizes(patched):
     def inner(tensors):
         return [x.here if isinstance(x, Elsewhere) else x for x in tensors]
 
-    for module in (memory, tangent):
+    for module in (memory, linearize):
         patched.setattr(module, "held_bytes", lambda found, known: held(inner(found), known))
         patched.setattr(module, "addresses", lambda found: addresses(inner(found)))
 

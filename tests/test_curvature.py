@@ -8,11 +8,12 @@ from reference import dense_gauss_newton, dense_hessian, relative
 from torch import nn
 
 from pipeline.curvature import gauss_newton, hessian, residual
-from pipeline.curvature import tangent as tangent_module
+from pipeline.curvature import linearize as linearize_module
 from pipeline.curvature.base import Deflated, Dense
+from pipeline.curvature.codegen import needed
+from pipeline.curvature.linearize import LinearizedFunction
 from pipeline.curvature.network import FlatNetwork
 from pipeline.curvature.operations import with_sums_in_products
-from pipeline.curvature.tangent import Linearised
 from pipeline.errors import AnatomyError
 from pipeline.models.fnet import fnet
 
@@ -125,15 +126,15 @@ def test_a_map_whose_mutations_are_written_out_is_the_same(assigns):
     torch.manual_seed(0)
     network = FlatNetwork(InPlace(assigns).double())
     inputs, theta = torch.randn(9, 6, dtype=torch.float64), network.theta
-    linearised = Linearised(network.logits, compiled=False)
+    linearized = LinearizedFunction(network.logits, compiled=False)
     v = torch.randn_like(theta)
     for _ in range(2):
-        made = linearised.at(theta, inputs, pure=True)
+        at = linearized.at(theta, inputs, functional=True, vectorize=lambda: True)
         value, along = torch.func.jvp(lambda at: network.logits(at, inputs), (theta,), (v,))
         for _ in range(2):
-            assert relative(made.push(v[None])[0], along) < 1e-14
-            assert torch.equal(made.anew(theta, inputs)(v[None]), made.push(v[None]))
-        assert relative(made.value, value) < 1e-14
+            assert relative(at.jvp(v[None])[0], along) < 1e-14
+            assert torch.equal(at.relinearize(theta, inputs)(v[None]), at.jvp(v[None]))
+        assert relative(at.value, value) < 1e-14
 
 
 def test_shapes_are_checked(one_problem):
@@ -157,19 +158,22 @@ def test_what_is_dropped_from_a_tangent_changes_no_bit(one_problem, monkeypatch)
     model, inputs, labels = one_problem
     V = torch.randn(sum(p.numel() for p in model.parameters()), 3, dtype=torch.float64)
     sizes = []
-    original = tangent_module.as_function
+    original = linearize_module.as_function
 
-    def counted(root, graph):
-        sizes.append(len(graph.nodes))
-        return original(root, graph)
+    def counted(operations, inputs, outputs):
+        sizes.append(len(needed(operations, outputs)))
+        return original(operations, inputs, outputs)
 
-    monkeypatch.setattr(tangent_module, "as_function", counted)
-    monkeypatch.setattr(tangent_module, "with_sums_in_products", lambda graph: graph)
+    monkeypatch.setattr(linearize_module, "SPLITS", linearize_module._Recent(0))
+    monkeypatch.setattr(linearize_module, "as_function", counted)
+    monkeypatch.setattr(linearize_module, "with_sums_in_products", lambda operations, _: operations)
     lean = hessian(model, (inputs, labels))
-    monkeypatch.setattr(tangent_module, "summand", lambda node, idle: None)
-    whole = hessian(model, (inputs, labels))
-    assert sizes[0] < sizes[-1]
-    assert torch.equal(lean @ V[:, 0], whole @ V[:, 0])
+    monkeypatch.setattr(
+        linearize_module, "without_idle_sums", lambda operations, end, zeros: (operations, end)
+    )
+    complete = hessian(model, (inputs, labels))
+    assert min(sizes[: len(sizes) // 2]) < min(sizes[len(sizes) // 2 :])
+    assert torch.equal(lean @ V[:, 0], complete @ V[:, 0])
 
 
 @pytest.mark.parametrize("memory_gb", [None, 0.0])
@@ -199,9 +203,11 @@ def test_a_network_that_adds_a_product_to_itself_is_linearised():
     assert relative(A @ v, dense_hessian(model, inputs, labels) @ v) < 1e-12
 
 
-@pytest.mark.parametrize("pure", [False, True])
+@pytest.mark.parametrize("functional", [False, True])
 @pytest.mark.parametrize("writes", [False, True])
-def test_a_sum_goes_into_its_product_unless_something_is_written_between(writes, pure, monkeypatch):
+def test_a_sum_goes_into_its_product_unless_something_is_written_between(
+    writes, functional, monkeypatch
+):
     theta, v = torch.randn(2, 9, dtype=torch.float64)
     B, lists = torch.randn(3, 3, dtype=torch.float64), []
 
@@ -212,29 +218,32 @@ def test_a_sum_goes_into_its_product_unless_something_is_written_between(writes,
             A.mul_(2)
         return product + A
 
-    def seen(graph):
-        lists.append(with_sums_in_products(graph))
+    def seen(operations, wanted):
+        lists.append(with_sums_in_products(operations, wanted))
         return lists[-1]
 
-    monkeypatch.setattr(tangent_module, "with_sums_in_products", seen)
-    made = Linearised(function, compiled=False).at(theta, pure=pure)
+    monkeypatch.setattr(linearize_module, "with_sums_in_products", seen)
+    linearized = LinearizedFunction(function, compiled=False)
+    at = linearized.at(theta, functional=functional, vectorize=lambda: True)
     expected = torch.func.jvp(function, (theta,), (v,))[1]
-    assert relative(made.push(v[None])[0], expected) < 1e-14
-    operations = {node.target for node in lists[0].nodes}
-    assert (torch.ops.aten.addmm.default in operations) == (pure or not writes)
+    assert relative(at.jvp(v[None])[0], expected) < 1e-14
+    fused = torch.ops.aten.addmm.default in {operation.function for operation in lists[0]}
+    assert fused == (functional or not writes)
 
 
 @pytest.mark.parametrize("operator", [hessian, gauss_newton, residual])
 def test_a_network_is_followed_once_for_all_chunks_of_one_shape(one_problem, operator, monkeypatch):
     model, inputs, labels = one_problem
-    traced = []
-    original = tangent_module.make_fx
+    recorded = []
+    original = linearize_module.record
+    monkeypatch.setattr(linearize_module, "SPLITS", linearize_module._Recent(9))
     monkeypatch.setattr(
-        tangent_module, "make_fx", lambda function: traced.append(1) or original(function)
+        linearize_module, "record", lambda *inputs: recorded.append(1) or original(*inputs)
     )
-    A = operator(model, (inputs, labels), chunk=CHUNK)
-    assert A.kept == len(A.products) == 3
-    assert len(traced) == 2
+    for _ in range(2):  # nor is it recorded again for a second operator
+        A = operator(model, (inputs, labels), chunk=CHUNK)
+        assert A.kept == len(A.products) == 3
+        assert len(recorded) == 2
     Hess, G = dense_hessian(model, inputs, labels), dense_gauss_newton(model, inputs)
     expected = {hessian: Hess, gauss_newton: G, residual: Hess - G}[operator]
     assert relative(dense(A), expected) < 1e-12

@@ -14,8 +14,8 @@ from pipeline.anatomy.theory import overlap_limit, two_layer
 from pipeline.curvature import layer_hessian
 from pipeline.curvature.kronecker_factors import kronecker_factors
 from pipeline.curvature.layer import layer_names
+from pipeline.curvature.linearize import NotLinearizedError
 from pipeline.curvature.preactivations import kronecker_direction, output_hessian
-from pipeline.curvature.tangent import NotLinearisedError
 from pipeline.errors import AnatomyError
 from pipeline.stages import Layers
 from pipeline.streams import stream
@@ -217,7 +217,7 @@ def test_what_is_odd_about_a_layer_is_told_or_borne():
     assert layer_names(model) == ["windows", "inner", "last"]
     with pytest.raises(AnatomyError, match="'tied' is no linear"):
         layer_anatomy(network((model, inputs, labels)), "tied")
-    with pytest.raises(NotLinearisedError, match="first dimension"):
+    with pytest.raises(NotLinearizedError, match="first dimension"):
         output_hessian(model, (inputs, labels), layers=["windows", "last"])
     output_hessian(model, (inputs, labels), layers=["inner", "last"])
 

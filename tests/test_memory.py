@@ -12,11 +12,11 @@ from reference import relative
 from torch import nn
 
 from pipeline.curvature import chunked as chunked_module
-from pipeline.curvature import component, gauss_newton, hessian, residual, second_order, tangent
+from pipeline.curvature import component, derivatives, gauss_newton, hessian, residual, second_order
 from pipeline.curvature import problem as problem_module
+from pipeline.curvature.linearize import LinearizedFunction
 from pipeline.curvature.memory import GIB, addresses, held_bytes
 from pipeline.curvature.problem import Problem
-from pipeline.curvature.tangent import Linearised
 from pipeline.errors import AnatomyError
 from pipeline.models.fnet import fnet
 from pipeline.models.lenet import lenet5
@@ -134,10 +134,12 @@ def test_a_chunk_holds_no_copy_of_the_weights(operator, convolves):
     weights = 4 * sum(parameter.numel() for parameter in model.parameters())
     problem = Problem(model, data)
     chunk, fixed_residual = next(problem.chunks()), operator is residual
-    linearised = Linearised(second_order._gradient_map(problem, fixed_residual), compiled=False)
+    gradient = second_order._gradient_map(problem, fixed_residual)
+    linearized = LinearizedFunction(gradient, compiled=False)
     fixed = second_order._fixed(problem, chunk, fixed_residual)
-    tangent = linearised.at(problem.network.theta, chunk.inputs, *fixed, pure=False)
-    assert 0 < tangent.held < 0.1 * weights
+    theta = problem.network.theta
+    at = linearized.at(theta, chunk.inputs, *fixed, functional=False, vectorize=lambda: True)
+    assert 0 < at.kept_bytes < 0.1 * weights
     assert operator(model, data, memory_gb=0.5 * weights / GIB).kept == 1
 
 
@@ -182,7 +184,7 @@ def test_vectors_one_by_one_give_what_they_give_together(lenet, operator, monkey
     V = torch.randn(61706, 3)
     together = operator(model, data) @ V
     monkeypatch.setattr(problem_module, "WORK", 16)
-    monkeypatch.setattr(tangent, "vmap", None)
+    monkeypatch.setattr(derivatives, "vmap", None)
     alone = operator(model, data)
     assert torch.allclose(alone @ V, together, atol=1e-5 * float(together.abs().max()))
     assert torch.equal(alone @ V, torch.stack([alone @ v for v in V.T], 1))

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from pipeline.curvature.given import Data
 from pipeline.curvature.kronecker_factors import kronecker_factors
 from pipeline.curvature.layer import layer_names
-from pipeline.curvature.problem import Data, Options
+from pipeline.curvature.problem import Options
 from pipeline.errors import AnatomyError
 from pipeline.progress import say
 

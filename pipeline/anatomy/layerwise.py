@@ -11,10 +11,11 @@ from pipeline.anatomy.kronecker import kronecker_cosines, top_products
 from pipeline.anatomy.overlap import from_cosines
 from pipeline.anatomy.rowspace import later_weights, rowspace_overlap
 from pipeline.curvature.base import LinearOperator
+from pipeline.curvature.given import Data
 from pipeline.curvature.kronecker_factors import KroneckerFactors, kronecker_factors
 from pipeline.curvature.layer import checked_layer, layer_hessian
-from pipeline.curvature.problem import Data, Options
-from pipeline.curvature.tangent import NotLinearisedError
+from pipeline.curvature.linearize import NotLinearizedError
+from pipeline.curvature.problem import Options
 from pipeline.curvature.watched import watched
 from pipeline.progress import say
 from pipeline.spectra.eigenpairs import basis_size, top_eigenpairs
@@ -112,7 +113,7 @@ def layer_anatomy(network: Network, layer: str) -> LayerAnatomy:
     values, vectors = pairs.values[:kept], pairs.vectors[:, :kept]
     try:
         factors = kronecker_factors(network.model, network.data, layer=layer, **network.options)
-    except NotLinearisedError:
+    except NotLinearizedError:
         kronecker = None
     else:
         kronecker = _kronecker(network, layer, operator, factors, values, vectors)

@@ -7,10 +7,11 @@ from functools import partial
 import torch
 
 from pipeline.curvature.base import LinearOperator
+from pipeline.curvature.linearize import LinearizedFunction, NotLinearizedError
 from pipeline.curvature.memory import GIB
+from pipeline.curvature.modes import default_modes, outside_inference
 from pipeline.curvature.parallel import ranks, refused_together, sum_over_ranks
 from pipeline.curvature.problem import VECTORS, Chunk, Problem
-from pipeline.curvature.tangent import NotLinearisedError
 from pipeline.device import release, rounding
 from pipeline.errors import AnatomyError
 from pipeline.progress import say, say_once
@@ -28,17 +29,19 @@ Product = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Kept:
-    """A chunk linearised once: its product, and the bytes that stay taken for it.
+    """A chunk linearized once: its product, and the bytes kept for it between products.
 
-    ``again`` is the same product with nothing taken: the chunk is linearised at each one.
+    ``again`` is the same product with nothing kept: the chunk is linearized at each one.
+    ``recorded_elsewhere`` is the linearized function if another network was recorded for it.
     """
 
     product: Product
     held: int
     again: Product | None = None
+    recorded_elsewhere: LinearizedFunction | None = None
 
 
-Keep = Callable[[Chunk, bool], Kept]  # the flag: with operations in place written out
+Keep = Callable[[Chunk, bool], Kept]  # the flag: operations in place are written as new values
 Made = tuple[list[Product], int]  # each chunk's, and how many are kept
 
 
@@ -58,9 +61,10 @@ class ChunkSum(LinearOperator):
         self.kept = kept
         self.positive = positive
         # Where nothing shares a pass, a block would only be copied once more.
-        apart = problem.alone and kept == len(self.products)
-        self.vectors = 1 if apart else problem.vectors
+        shares = problem.vectorize() or (problem.shares_recomputed() and kept < len(products))
+        self.vectors = problem.vectors if shares else 1
 
+    @default_modes()
     def matmat(self, V: torch.Tensor) -> torch.Tensor:
         """Return the product with the columns of ``V``, chunk by chunk in a fixed order.
 
@@ -84,7 +88,7 @@ class ChunkSum(LinearOperator):
     def _of_own_share(self, V: torch.Tensor) -> torch.Tensor:
         # Rows that lie contiguous, coming and going: copies across them cost as much as a small
         # network's product, and of all columns at once more than of a few.
-        V = V.to(self.dtype)
+        V = outside_inference(V).to(self.dtype)
         group = self.vectors
         if V.device.type == "cpu":  # which reads its lines once for some columns
             group *= -(-VECTORS // group)
@@ -165,49 +169,124 @@ def _made(
     products: list[Product] = []
     left, kept, linear, found = problem.memory, 0, keep is not None, False
     per_example: float = problem.bytes_per_example
+    trial = _Trial(problem)
     piece = None
     for chunk in problem.chunks():
         reference = recompute(chunk)
         if linear and (always or per_example * len(chunk) <= left):
-            piece = _checked(problem, chunk, keep, reference)
+            piece = trial.linearized(chunk, keep, reference)
             linear = found = found or piece is not None
             if not found:
-                say_once("the network cannot be linearised: every product differentiates it anew")
+                say_once("the network cannot be linearized: every product differentiates it again")
         if piece:
             per_example = piece.held / len(chunk)  # the guess gives way to the measurement
         if piece and piece.held <= left:
             left, kept = left - piece.held, kept + 1
-            products.append(piece.product)
+            kind, product = "kept", piece.product
+        elif piece and piece.again:
+            kind, product = "again", piece.again
         else:
-            products.append(piece.again if piece and piece.again else reference)
-        piece = None  # its memory, where it is not kept, before anything else takes some
-    if keep and products:
-        _refuse_untrue(problem, products[0], linearised=found)
+            kind, product = "recomputed", reference
+        piece = None  # its memory, if it is not kept, before anything else takes some
+        products.append(product)
+        if keep:
+            trial.products(product, (kind, len(chunk)))
+    if keep and products and not found and problem.network.hides_a_derivative(problem.inputs[:1]):
+        raise AnatomyError(
+            "the network's second derivatives would miss a part: one of its autograd.Functions is "
+            "marked once_differentiable. Give it a backward of tensor operations without that"
+        )
     return products, kept
 
 
-def _refuse_untrue(problem: Problem, product: Product, *, linearised: bool) -> None:
-    """Raise AnatomyError where the network's derivatives are not what they should be.
+class _Trial:
+    """Checks of the products of a new operator, with two random vectors."""
 
-    PyTorch's own second derivative of a fused weight normalisation is not symmetric; nor are
-    products with a part under no_grad, which only one of its two modes leaves out.
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.pair = _random(problem, 2)
+        self.allowed = rounding(self.pair.device, self.pair.dtype) ** 0.5
+        self.tried: set[tuple[str, int]] = set()  # a kind of product, the length of its chunk
+
+    @torch.no_grad()
+    def linearized(self, chunk: Chunk, keep: Keep, reference: Product) -> Kept | None:
+        """Return the chunk linearized if its product is the recomputed one; otherwise None.
+
+        A network that works in place can give a linearization that is wrong, or wrong the second
+        time. The list of another network of the same structure is recorded again if its product
+        differs.
+        """
+        expected = reference(self.pair[1:])
+        for functional in (False, True):
+            for _ in range(2):
+                try:
+                    piece = keep(chunk, functional)
+                except NotLinearizedError:
+                    break
+                if self._agrees(piece.product, expected, ("kept", len(chunk))):
+                    return piece
+                if piece.recorded_elsewhere is None:
+                    break
+                piece.recorded_elsewhere.forget()
+                del piece
+        return None
+
+    @torch.no_grad()
+    def products(self, product: Product, kind: tuple[str, int]) -> None:
+        """Try a product that is not kept, with nothing to compare it to but itself."""
+        if kind not in self.tried:
+            self._agrees(product, product(self.pair[1:]), kind)
+
+    def _agrees(self, product: Product, expected: torch.Tensor, kind: tuple[str, int]) -> bool:
+        """Return whether the product of one vector is the expected one.
+
+        The first product of a kind is asked for a block too. If it is another one, vectors go one
+        by one. Raises AnatomyError if it is not symmetric.
+        """
+        v = self.pair[1:]
+        first = kind not in self.tried
+        if kind[0] == "kept" and not self._same(product(v), expected):
+            return False
+        if not first:
+            return True
+        block = self._block(product)
+        if block is None or not self._same(block[1:], expected):
+            if not self._same(product(v), expected):
+                return False  # it changes from call to call
+            self.problem.one_by_one = True
+            say_once("vectors go one by one: the network gives other products of several together")
+            block = product(self.pair)
+        self.tried.add(kind)
+        _refuse_asymmetric(self.pair, block)
+        return True
+
+    def _block(self, product: Product) -> torch.Tensor | None:
+        try:
+            return product(self.pair)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # vmap has no rule for an operation
+            return None
+
+    def _same(self, one: torch.Tensor, other: torch.Tensor) -> bool:
+        # Of a diverged network all are NaN: its products are refused when they are used.
+        return not bool((one - other).norm() > self.allowed * other.norm())
+
+
+def _refuse_asymmetric(pair: torch.Tensor, images: torch.Tensor) -> None:
+    """Raise AnatomyError if the product is not symmetric.
+
+    PyTorch's own second derivative of a fused weight normalisation is not; nor are products with a
+    part under no_grad, which only one of its two modes leaves out.
     """
-    u, v = _random(problem, 2)
-    with torch.no_grad():
-        Au, Av = product(u[None])[0], product(v[None])[0]
+    (u, v), (Au, Av) = pair, images
     one, other = (float(a.double() @ b.double()) for a, b in ((u, Av), (v, Au)))
     allowed = max(ASYMMETRY, rounding(u.device, u.dtype) ** 0.5)
-    # Of a diverged network all are NaN: its products are refused where they are used.
     if abs(one - other) > allowed * float(Av.double().norm()):
         raise AnatomyError(
             "the network's second derivatives, as PyTorch makes them, are no symmetric matrix: "
             f"u^T A v is {one:.6g} and v^T A u {other:.6g}. Write what PyTorch fuses, such as "
             "weight_norm, and what runs under torch.no_grad as plain tensor operations"
-        )
-    if not linearised and problem.network.hides_a_derivative(problem.inputs[:1]):
-        raise AnatomyError(
-            "the network's second derivatives would miss a part: one of its autograd.Functions is "
-            "marked once_differentiable. Give it a backward of tensor operations without that"
         )
 
 
@@ -215,25 +294,7 @@ def _random(problem: Problem, count: int) -> torch.Tensor:
     """Return ``count`` normal vectors (count, p), the same at every call."""
     theta = problem.network.theta
     generator = torch.Generator().manual_seed(0)
-    made = torch.randn(count, len(theta), generator=generator, dtype=theta.dtype)
+    made = torch.randn(
+        count, len(theta), generator=generator, dtype=theta.dtype, device=torch.device("cpu")
+    )
     return made.to(theta.device)
-
-
-def _checked(problem: Problem, chunk: Chunk, keep: Keep, reference: Product) -> Kept | None:
-    """Return the kept chunk if its product, asked twice, is the recomputed one; otherwise None.
-
-    A network that works in place can give a linearisation that is wrong, or wrong the second time.
-    """
-    v = _random(problem, 1)
-    with torch.no_grad():
-        expected = reference(v)
-        allowed = rounding(v.device, v.dtype) ** 0.5 * expected.norm()
-        for pure in (False, True):
-            try:
-                piece = keep(chunk, pure)
-            except NotLinearisedError:
-                continue
-            if all((piece.product(v) - expected).norm() <= allowed for _ in range(2)):
-                return piece
-            del piece
-    return None

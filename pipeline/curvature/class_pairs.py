@@ -11,11 +11,13 @@ from typing import Unpack
 import torch
 from torch import nn
 
+from pipeline.curvature.given import Data
 from pipeline.curvature.gram import COLUMNS
 from pipeline.curvature.levels import ratio
 from pipeline.curvature.loss import label_mask, likeliest, relative_logits, zero_sum
+from pipeline.curvature.modes import default_modes
 from pipeline.curvature.parallel import sum_over_ranks
-from pipeline.curvature.problem import Data, Options, Problem
+from pipeline.curvature.problem import Options, Problem
 from pipeline.data.streamed import part
 from pipeline.device import trim
 from pipeline.progress import Progress
@@ -39,6 +41,7 @@ class PairGram:
     shares: torch.Tensor
 
 
+@default_modes()
 def pair_gram(
     model: nn.Module,
     data: Data,

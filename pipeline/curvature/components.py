@@ -6,7 +6,9 @@ from typing import Unpack
 import torch
 from torch import nn
 
+from pipeline.arguments import checked_count
 from pipeline.curvature.chunked import ChunkSum, Kept, chunk_products
+from pipeline.curvature.given import Data
 from pipeline.curvature.jacobian import Jacobian, kept_jacobians, recomputed_jacobian
 from pipeline.curvature.levels import (
     Group,
@@ -17,11 +19,12 @@ from pipeline.curvature.levels import (
     through_kernel,
 )
 from pipeline.curvature.memory import pass_budget
+from pipeline.curvature.modes import default_modes
 from pipeline.curvature.parallel import least_over_ranks, sum_over_ranks
-from pipeline.curvature.problem import Chunk, Data, Options, Problem
-from pipeline.errors import AnatomyError
+from pipeline.curvature.problem import Chunk, Options, Problem
 
 
+@default_modes()
 def component(
     model: nn.Module,
     data: Data,
@@ -43,9 +46,9 @@ def component(
 def _component(problem: Problem, weights: Weights) -> "Component":
     jacobian = kept_jacobians(problem)
 
-    def keep(chunk: Chunk, pure: bool) -> Kept:
-        J = jacobian(chunk, pure)
-        return Kept(J, J.held)
+    def keep(chunk: Chunk, functional: bool) -> Kept:
+        J = jacobian(chunk, functional)
+        return Kept(J, J.held, recorded_elsewhere=J.recorded_elsewhere)
 
     def recompute(chunk: Chunk) -> Jacobian:
         return recomputed_jacobian(problem, chunk)
@@ -88,11 +91,7 @@ class Component(ChunkSum):
 
         For one class, linearising costs more than it saves, unless examples are many.
         """
-        if not 0 <= true_class < self.problem.classes:
-            raise AnatomyError(
-                f"true_class is {true_class}, but the network has {self.problem.classes} outputs. "
-                "Classes count from 0"
-            )
+        checked_count(true_class, "true_class", least=0, most=self.problem.classes - 1)
         problem = self.problem.of_class(true_class)
         jacobians = [recomputed_jacobian(problem, chunk) for chunk in problem.chunks()]
         return Component(problem, jacobians, self.weights, kept=0)
@@ -106,6 +105,7 @@ class Component(ChunkSum):
         """p_ck / N (C, C): how much of the probability true class c gives to class k."""
         return self.mass / self.problem.examples
 
+    @default_modes()
     def traces(self, V: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return v^T A v for columns v of ``V`` (p, k): A1's, A2's, B1's (k, 3); B2's (k, C, C).
 

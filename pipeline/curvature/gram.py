@@ -8,12 +8,14 @@ import torch
 from torch import nn
 from torch.func import vjp, vmap
 
+from pipeline.curvature.derivatives import map_rows
+from pipeline.curvature.given import Data
 from pipeline.curvature.loss import likeliest, zero_sum
 from pipeline.curvature.memory import pass_budget
+from pipeline.curvature.modes import default_modes
 from pipeline.curvature.parallel import own_share, sum_over_ranks
-from pipeline.curvature.problem import Chunk, Data, Options, Problem
+from pipeline.curvature.problem import Chunk, Options, Problem
 from pipeline.curvature.reverse import Reversed
-from pipeline.curvature.tangent import several
 
 EXAMPLES = 50  # differentiated at once, each for all classes
 COLUMNS = 4096  # of the factors multiplied at once: sums over more lose float32's digits
@@ -40,6 +42,7 @@ def factor_bytes(examples: int, classes: int, p: int, dtype: torch.dtype) -> int
     return rows + 4 * (examples * classes) ** 2 * torch.float64.itemsize
 
 
+@default_modes()
 def gauss_newton_factors(model: nn.Module, data: Data, **options: Unpack[Options]) -> Factors:
     """Return G's factors sqrt(pi_ik / N) g_ik with g_ik = J_i^T (e_k - pi_i).  Source: S.
 
@@ -56,6 +59,7 @@ def gauss_newton_factors(model: nn.Module, data: Data, **options: Unpack[Options
     return Factors(sum_over_ranks(rows).flatten(0, 1))  # of each row all ranks but one have zeros
 
 
+@default_modes()
 def squared_norms(model: nn.Module, data: Data, **options: Unpack[Options]) -> torch.Tensor:
     """Return sum_{i in c} (pi_ik / N) ||g_ik||^2 (C, C) in float64: trace(G), split by class pair.
 
@@ -80,7 +84,7 @@ def _rows(problem: Problem) -> Iterator[tuple[Chunk, torch.Tensor]]:
 
     def in_reverse(x: torch.Tensor, cotangents: torch.Tensor) -> torch.Tensor:
         found = Reversed(lambda at: problem.network.logits(at, x[None])[0], theta)
-        return several(found.pull, cotangents, alone=True)
+        return map_rows(found.pull, cotangents, vectorize=False)
 
     each = problem.classes * len(theta) * theta.dtype.itemsize
     fit = max(1, min(EXAMPLES, pass_budget(theta.device) // each))

@@ -7,10 +7,11 @@ from functools import partial
 import torch
 from torch.func import vjp
 
+from pipeline.curvature.derivatives import Map, along, map_rows
+from pipeline.curvature.linearize import LinearizedFunction, NotLinearizedError
 from pipeline.curvature.memory import saved_bytes
 from pipeline.curvature.problem import Chunk, Problem
 from pipeline.curvature.reverse import Reversed
-from pipeline.curvature.tangent import Linearised, Map, NotLinearisedError, along, several
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Jacobian:
     pull: Map
     probabilities: torch.Tensor
     held: int
+    recorded_elsewhere: LinearizedFunction | None = None  # if another network was recorded
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """Return J^T J v for each of ``rows``."""
@@ -32,74 +34,90 @@ class Jacobian:
 
 
 def kept_jacobians(problem: Problem) -> Callable[[Chunk, bool], Jacobian]:
-    """Return what makes J of a chunk, linearised once; its flag is ``pure`` of ``Linearised``."""
+    """Return the function (chunk, functional) -> J, which linearizes the network once per chunk."""
     network = problem.network
-    theta, anyway = network.theta, network.tensors
-    linearised = Linearised(network.logits, compiled=problem.compiled, anyway=anyway)
+    theta, allocated = network.theta, network.tensors
+    linearized = LinearizedFunction(
+        network.logits,
+        compiled=problem.compiled,
+        state=network.state,
+        structure=(network.structure, "J"),
+        already_allocated=allocated,
+    )
     saved: dict[torch.Size, int] = {}  # bytes for J^T, by shape: what there is to count is the same
 
-    def keep(chunk: Chunk, pure: bool) -> Jacobian:
+    def keep(chunk: Chunk, functional: bool) -> Jacobian:
         inputs = chunk.inputs
         logits = partial(_logits, problem, inputs)
         if inputs.shape not in saved:
-            saved[inputs.shape] = _saved(logits, theta, [inputs, *anyway])
-        alone = problem.alone or problem.plain
-        tangent = linearised.at(theta, inputs, pure=pure, alone=alone)
-        _, pull = vjp(logits, theta)
+            saved[inputs.shape] = _saved(logits, theta, [inputs, *allocated])
+
+        def vectorize() -> bool:
+            return problem.vectorize() and not problem.plain
+
+        at = linearized.at(theta, inputs, functional=functional, vectorize=vectorize)
+        _, back = vjp(logits, theta)
+
+        def pull(rows: torch.Tensor) -> torch.Tensor:
+            return map_rows(lambda u: back(u)[0], rows, vectorize=vectorize())
+
         return Jacobian(
-            push=tangent.push,
-            pull=partial(several, lambda u: pull(u)[0], alone=alone),
-            probabilities=chunk.relative(tangent.value).softmax(-1),
-            held=tangent.held + saved[inputs.shape],
+            push=at.jvp,
+            pull=pull,
+            probabilities=chunk.relative(at.value).softmax(-1),
+            held=at.kept_bytes + saved[inputs.shape],
+            recorded_elsewhere=linearized if at.recorded_elsewhere else None,
         )
 
     return keep
 
 
-def _saved(logits: Map, theta: torch.Tensor, anyway: Sequence[torch.Tensor]) -> int:
-    """Return ``saved_bytes``; NotLinearisedError where it cannot be told."""
+def _saved(logits: Map, theta: torch.Tensor, allocated: Sequence[torch.Tensor]) -> int:
+    """Return ``saved_bytes``; NotLinearizedError if they cannot be counted."""
     try:
-        return saved_bytes(logits, theta, anyway)
+        return saved_bytes(logits, theta, allocated)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        raise NotLinearisedError(str(error)) from error
+        raise NotLinearizedError(str(error)) from error
 
 
 def recomputed_jacobian(problem: Problem, chunk: Chunk) -> Jacobian:
-    """Return J whose products each evaluate the network anew."""
+    """Return J whose products each evaluate the network again."""
     if problem.plain:
         return _in_reverse(problem, chunk)
     theta = problem.network.theta
 
     def logits() -> Map:
-        # The inputs, which may be streamed, are held no longer than a product takes.
+        # The inputs, which may be streamed, are read for each product.
         return partial(_logits, problem, chunk.inputs)
 
     def push(rows: torch.Tensor) -> torch.Tensor:
         of = logits()
-        return several(lambda v: along(of, theta, v)[1], rows)
+        return map_rows(
+            lambda v: along(of, theta, v)[1], rows, vectorize=problem.shares_recomputed()
+        )
 
     def pull(rows: torch.Tensor) -> torch.Tensor:
         back = vjp(logits(), theta)[1]
-        return several(lambda u: back(u)[0], rows)
+        return map_rows(lambda u: back(u)[0], rows, vectorize=problem.shares_recomputed())
 
     return Jacobian(push, pull, _probabilities(problem, chunk), held=0)
 
 
 def _in_reverse(problem: Problem, chunk: Chunk) -> Jacobian:
-    """Return J of a network that torch.func cannot follow, evaluated anew at each product."""
+    """Return J of a network that torch.func cannot follow, evaluated at each product."""
 
     def evaluated() -> Reversed:
         return Reversed(partial(_logits, problem, chunk.inputs), problem.network.theta)
 
     def push(rows: torch.Tensor) -> torch.Tensor:
         found = evaluated()
-        return several(found.push, rows, alone=True)
+        return map_rows(found.push, rows, vectorize=False)
 
     def pull(rows: torch.Tensor) -> torch.Tensor:
         found = evaluated()
-        return several(found.pull, rows, alone=True)
+        return map_rows(found.pull, rows, vectorize=False)
 
     return Jacobian(push, pull, _probabilities(problem, chunk), held=0)
 

@@ -6,9 +6,11 @@ from typing import Unpack
 import torch
 from torch import nn
 
+from pipeline.curvature.given import Data
 from pipeline.curvature.layer import checked_layer, layer_factors, layer_problem
+from pipeline.curvature.modes import default_modes
 from pipeline.curvature.parallel import sum_over_ranks
-from pipeline.curvature.problem import Data, Options
+from pipeline.curvature.problem import Options
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,13 @@ class KroneckerFactors:
     mean_input: torch.Tensor
 
 
+@default_modes()
 def kronecker_factors(
     model: nn.Module, data: Data, *, layer: str, **options: Unpack[Options]
 ) -> KroneckerFactors:
     """Return the Kronecker factors of the weight of ``layer``.
 
-    Source: D; KFAC-expand.  Raises as ``layer_hessian``, and NotLinearisedError for a convolution
+    Source: D; KFAC-expand.  Raises as ``layer_hessian``, and NotLinearizedError for a convolution
     that is no product with its unfolded patches.
     """
     module = checked_layer(model, layer)

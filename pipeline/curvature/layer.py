@@ -20,13 +20,16 @@ from torch.nn import functional as F
 
 from pipeline.curvature.attention import plain_attention
 from pipeline.curvature.chunked import ChunkSum, Kept, Product, chunk_products
+from pipeline.curvature.derivatives import Map, map_rows
+from pipeline.curvature.given import Data
+from pipeline.curvature.linearize import NotLinearizedError
 from pipeline.curvature.loss import likeliest
 from pipeline.curvature.memory import pass_budget
-from pipeline.curvature.problem import Chunk, Data, Options, Problem
+from pipeline.curvature.modes import default_modes
+from pipeline.curvature.problem import Chunk, Options, Problem
 from pipeline.curvature.reverse import Reversed
 from pipeline.curvature.sandwich import recomputed_gauss_newton
 from pipeline.curvature.second_order import tangent_of_gradient
-from pipeline.curvature.tangent import Map, NotLinearisedError, several
 from pipeline.errors import AnatomyError
 
 COPIES = 3  # of a chunk's factors, at most, while they are made
@@ -50,6 +53,7 @@ class LayerHessian(ChunkSum):
     residual_share: float
 
 
+@default_modes()
 def layer_hessian(
     model: nn.Module, data: Data, *, layer: str, **options: Unpack[Options]
 ) -> LayerHessian:
@@ -65,7 +69,7 @@ def layer_hessian(
     if whole:
         problem.bytes_per_example = -(-matrix_bytes // problem.chunk)
 
-    def keep(chunk: Chunk, pure: bool) -> Kept:
+    def keep(chunk: Chunk, functional: bool) -> Kept:
         factors = layer_factors(problem, layer, chunk)
         if whole:
             matrix = factors.matrix(examples=problem.examples)
@@ -168,7 +172,7 @@ def layer_factors(problem: Problem, layer: str, chunk: Chunk) -> LayerFactors:
     with torch.no_grad():
         x, u = input_and_output(network.module, layer, inputs)
         if len(u) != len(chunk):
-            raise NotLinearisedError("a layer whose first dimension is not that of the examples")
+            raise NotLinearizedError("a layer whose first dimension is not that of the examples")
 
         def logits_of(shift: torch.Tensor) -> torch.Tensor:
             handle = module.register_forward_hook(lambda _m, _i, output: output + shift)
@@ -182,7 +186,8 @@ def layer_factors(problem: Problem, layer: str, chunk: Chunk) -> LayerFactors:
         unit = torch.eye(pi.shape[1], dtype=pi.dtype, device=pi.device)
         cotangents = unit[:, None, :].expand(-1, len(pi), -1)  # (C, N, C)
         parts = [
-            several(pull, some, alone=problem.plain) for some in cotangents.split(problem.vectors)
+            map_rows(pull, some, vectorize=not (problem.plain or problem.one_by_one))
+            for some in cotangents.split(problem.vectors)
         ]
         J = _by_position(torch.cat(parts).transpose(0, 1), module)  # (N, C, P, m)
         # J_k - sum_j pi_j J_j, without the cancellation of a certain network.
@@ -239,12 +244,12 @@ def _by_position(u: torch.Tensor, module: nn.Module) -> torch.Tensor:
 def patches(x: torch.Tensor, module: nn.Module) -> torch.Tensor:
     """Return a layer's inputs as (N, P, n), a convolution's unfolded.
 
-    Raises NotLinearisedError where patches are not all there is to a convolution.
+    Raises NotLinearizedError where patches are not all there is to a convolution.
     """
     if not isinstance(module, nn.Conv2d):
         return x.reshape(len(x), -1, x.shape[-1])
     if module.groups != 1 or module.padding_mode != "zeros" or isinstance(module.padding, str):
-        raise NotLinearisedError("a convolution with groups, or padded otherwise than by zeros")
+        raise NotLinearizedError("a convolution with groups, or padded otherwise than by zeros")
     unfolded = F.unfold(x, module.kernel_size, module.dilation, module.padding, module.stride)
     return unfolded.transpose(1, 2).contiguous()
 

@@ -1,18 +1,32 @@
 """A network as a function of one flat parameter vector."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 from torch.autograd.graph import Node
 from torch.func import functional_call, vjp, vmap
 from torch.nn.modules.conv import _ConvNd
+from torch.overrides import TorchFunctionMode
 
 from pipeline.curvature.attention import plain_attention
-from pipeline.curvature.tangent import along
+from pipeline.curvature.derivatives import along, map_rows
+from pipeline.curvature.modes import outside_inference
+from pipeline.device import rounding
+from pipeline.errors import ArgumentError
 
 ERROR = "torch::autograd::Error"  # what autograd calls the place of a missing derivative
+
+# Wrappers that only pass calls on to the network that they hold, by the attribute that holds it.
+WRAPPERS = {
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "OptimizedModule": "_orig_mod",
+}
 
 
 class FlatNetwork:
@@ -20,23 +34,45 @@ class FlatNetwork:
 
     It is a copy: the caller's network keeps its mode, its gradients and its running statistics.
     ``theta`` (p,) is ordered as ``named_parameters()``, each row-major; with ``only`` it is these
-    parameters, the others being constant.
+    parameters, the others being constant. Raises ArgumentError if the model is no network with
+    parameters of one floating type.
     """
 
     def __init__(self, model: nn.Module, only: Sequence[str] | None = None) -> None:
-        self.module = copy.deepcopy(model).eval().requires_grad_(False)
+        self.module = _copied(model)
         parameters = dict(self.module.named_parameters())
+        _refuse_types(parameters)
         if only is not None:
             parameters = {name: parameters[name] for name in only}
-        self._names = list(parameters)
+        self.names = tuple(parameters)
         self._shapes = [parameter.shape for parameter in parameters.values()]
         self._sizes = [parameter.numel() for parameter in parameters.values()]
         self.theta = torch.cat([parameter.flatten() for parameter in parameters.values()])
+        self.writes_to_inputs = False
+
+    @property
+    def state(self) -> dict[str, torch.Tensor]:
+        """All parameters and buffers of the network, by name."""
+        return {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
 
     @property
     def tensors(self) -> list[torch.Tensor]:
-        """All parameters and buffers, which are there whatever else is."""
-        return [self.theta, *self.module.parameters(), *self.module.buffers()]
+        """All parameters and buffers, which are allocated whatever else is."""
+        return [self.theta, *self.state.values()]
+
+    @property
+    def structure(self) -> Hashable:
+        """What the recorded operations depend on, as far as modules show it.
+
+        Two networks of one structure may still compute different functions: a recorded list of
+        another network is checked before it is used.
+        """
+        modules = tuple(
+            (name, type(module), tuple(sorted(_plain_attributes(module))))
+            for name, module in self.module.named_modules()
+        )
+        tensors = tuple((name, x.shape, x.dtype, x.device) for name, x in self.state.items())
+        return modules, tensors, self.names, self.writes_to_inputs
 
     @property
     def channels(self) -> int:
@@ -57,36 +93,71 @@ class FlatNetwork:
 
     def logits_of(self, pieces: Sequence[torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
         """Return the logits (N, C) at the parameters ``pieces``."""
-        named = dict(zip(self._names, pieces, strict=True))
-        with plain_attention():
-            return functional_call(self.module, named, (inputs,))
+        named = dict(zip(self.names, pieces, strict=True))
+        return self._called(lambda x: functional_call(self.module, named, (x,)), inputs)
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return the logits (N, C) at the network's own parameters."""
+        return self._called(self.module, inputs)
+
+    def in_double(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Return the function inputs -> logits (N, C) in float64, at the network's parameters."""
+        named = {name: x.double() if x.is_floating_point() else x for name, x in self.state.items()}
+
+        def logits(inputs: torch.Tensor) -> torch.Tensor:
+            inputs = inputs.double() if inputs.is_floating_point() else inputs
+            return self._called(lambda x: functional_call(self.module, named, (x,)), inputs)
+
+        return logits
+
+    def _called(self, call: Callable[[torch.Tensor], Any], inputs: torch.Tensor) -> torch.Tensor:
+        if self.writes_to_inputs:
+            inputs = inputs.clone()
         with plain_attention():
-            return self.module(inputs)
+            return logits_in(call(inputs))
+
+    @contextmanager
+    def shifted(self, by: torch.Tensor) -> Iterator[None]:
+        """Add ``by`` (p,) to the parameter tensors themselves within."""
+        parameters = dict(self.module.named_parameters())
+        own = [parameters[name] for name in self.names]
+        try:
+            with torch.no_grad():
+                for parameter, piece in zip(own, self.pieces(by), strict=True):
+                    parameter.add_(piece)
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, piece in zip(own, self.pieces(self.theta), strict=True):
+                    parameter.copy_(piece)
 
     @torch.no_grad()
     def refusal(self, example: torch.Tensor) -> str | None:
-        """Return why torch.func cannot follow the network; None where it can.
+        """Return why torch.func cannot follow the network; None if it can.
 
-        Asked is what operators do: G's product, made anew for several vectors and several examples.
+        The trial is what operators do: G's product for several vectors and several examples, and
+        J^T of two vectors that share a pass, which must be what it is of each.
         """
 
-        def product(v: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        def product(v: torch.Tensor, x: torch.Tensor, shared: bool) -> torch.Tensor:
             def both(theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
                 logits, u = along(lambda at: self.logits(at, x[None]), theta, v)
                 return logits, u.detach()
 
             logits, pull, u = vjp(both, self.theta, has_aux=True)
-            return vmap(lambda cotangent: pull(cotangent)[0])((logits + u)[None])
+            rows = torch.stack([logits + u, logits.roll(1, -1) - u])
+            return map_rows(lambda cotangent: pull(cotangent)[0], rows, vectorize=shared)
 
         try:
-            vmap(product)(self.theta[None], example)
+            together = vmap(partial(product, shared=True))(self.theta[None], example)
+            apart = product(self.theta, example[0], shared=False)[None]
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
             return str(error)
+        allowed = rounding(apart.device, apart.dtype) ** 0.5 * apart.norm()
+        if bool((together - apart).norm() > allowed):
+            return "vmap gives other products of several vectors than of each"
         return None
 
     def hides_a_derivative(self, example: torch.Tensor) -> bool:
@@ -104,6 +175,103 @@ class FlatNetwork:
                 logits, theta, cotangent, create_graph=True, materialize_grads=True
             )
         return any(node.name() == ERROR for node in _graph(gradient[0].grad_fn))
+
+
+class _CopiesOfResults(TorchFunctionMode):
+    """Lets deepcopy copy tensors that an operation made: old-style norms and pruning keep some."""
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if function is torch.Tensor.__deepcopy__ and not args[0].is_leaf:
+            tensor, memo = args
+            memo[id(tensor)] = tensor.detach().clone()
+            return memo[id(tensor)]
+        return function(*args, **(kwargs or {}))
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """Return a copy of the network in eval mode, without its wrappers and its hooks' results."""
+    while type(model).__name__ in WRAPPERS and isinstance(model, nn.Module):
+        model = getattr(model, WRAPPERS[type(model).__name__])
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(
+            f"model is a {type(model).__name__}. Give a torch.nn.Module that returns logits"
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ArgumentError(
+            "model is a TorchScript module, whose parameters cannot be exchanged. Give the "
+            "torch.nn.Module that it was made from"
+        )
+    lazy = nn.parameter.UninitializedTensorMixin
+    if any(isinstance(x, lazy) for x in (*model.parameters(), *model.buffers())):
+        raise ArgumentError(
+            "model has lazy parameters without a shape. Call it once on an example first"
+        )
+    with _CopiesOfResults():
+        module = copy.deepcopy(model)
+    module.eval()  # a network's own train() need not return it
+    module.requires_grad_(False)
+    for parameter in module.parameters():
+        parameter.data = outside_inference(parameter.data)
+    for owner in module.modules():
+        for name, buffer in owner._buffers.items():
+            if buffer is not None:
+                owner._buffers[name] = outside_inference(buffer)
+    return module
+
+
+def _refuse_types(parameters: Mapping[str, torch.Tensor]) -> None:
+    """Raise ArgumentError if the parameters are none, or not of one floating type and device."""
+    if not parameters:
+        raise ArgumentError("model has no parameters, so that it has no Hessian")
+    for kind, of in (("types", lambda x: x.dtype), ("devices", lambda x: x.device)):
+        seen = {str(of(parameter)): name for name, parameter in parameters.items()}
+        if len(seen) > 1:
+            shown = ", ".join(f"{name} {value}" for value, name in seen.items())
+            raise ArgumentError(
+                f"model has parameters of several {kind} ({shown}). Move all to one, such as "
+                "model.float() or model.to(device)"
+            )
+    name, first = next(iter(parameters.items()))
+    if first.dtype not in (torch.float32, torch.float64):
+        raise ArgumentError(
+            f"model has parameters of {first.dtype} ({name}), too coarse or of the wrong kind for "
+            "second derivatives. Call model.float() or model.double() first"
+        )
+
+
+def logits_in(output: Any) -> torch.Tensor:
+    """Return the logits in what a network returns: a tensor, or the one named ``logits``.
+
+    Of a tuple the logits are its one tensor of two dimensions. Raises ArgumentError otherwise.
+    """
+    if isinstance(output, torch.Tensor):
+        return output
+    named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if isinstance(named, torch.Tensor):
+        return named
+    several = list(output.values()) if isinstance(output, Mapping) else output
+    if isinstance(several, tuple | list):
+        found = [x for x in several if isinstance(x, torch.Tensor) and x.ndim == 2]
+        if len(found) == 1:
+            return found[0]
+    keys = f" with keys {list(output)}" if isinstance(output, Mapping) else ""
+    raise ArgumentError(
+        f"the network returns a {type(output).__name__}{keys}, in which the logits (N, C) are not "
+        "plain to see. Wrap it in a module that returns the logits only, or name them 'logits'"
+    )
+
+
+def _plain_attributes(module: nn.Module) -> Iterator[tuple[str, str]]:
+    """Yield the names and values of a module's numbers, strings and tuples of these."""
+    for name, value in vars(module).items():
+        if isinstance(value, int | float | str | tuple | list | torch.Size | type(None)):
+            yield name, repr(value)
 
 
 def _graph(root: Node | None) -> set[Node]:

@@ -1,97 +1,126 @@
-"""Straight lists of tensor operations, as torch.fx has them, and what shortens them."""
+"""What shortens a recorded list, and what lets several vectors share it under vmap."""
 
-import copy
-from collections.abc import Collection, Sequence
-from operator import getitem
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import torch
-from torch import fx
+
+from pipeline.curvature.codegen import users
+from pipeline.curvature.tape import Operation, Value
 
 aten = torch.ops.aten
 
-
-def as_function(root: fx.GraphModule | dict[str, torch.Tensor], graph: fx.Graph) -> fx.GraphModule:
-    """Return the list as a function, whose memory goes with its last use."""
-    made = fx.GraphModule(root, graph)
-    # A graph refers back to its module: what both hold would wait for Python's garbage collector.
-    made.graph.owning_module = None
-    return made
+VIEWS = (aten.view.default, aten._unsafe_view.default, aten._reshape_alias.default)
 
 
-def ending_in(
-    whole: fx.GraphModule, nodes: Sequence[fx.Node], wanted: Sequence[fx.Node]
-) -> fx.GraphModule:
-    """Return those ``nodes`` of a list that the ``wanted`` depend on, ending in these."""
-    graph = fx.Graph()
-    known: dict[fx.Node, fx.Node] = {}
-    for node in nodes:
-        known[node] = graph.node_copy(node, known.__getitem__)
-    graph.output([known[node] for node in wanted])
-    leave_out_unread(graph)
-    return as_function(whole, graph)
+def without_idle_sums(
+    operations: Sequence[Operation], derivative: Value, zeros: Collection[Value]
+) -> tuple[list[Operation], Value]:
+    """Return the list without sums with ``zeros``, and the Value that is now the derivative.
+
+    Forward mode adds the zero tangents of inputs and constants; on LeNet5 that is a tenth of a
+    product. Every bit of the result stays as it was. A sum stays if a later operation writes to it.
+    """
+    readers = users(operations)
+    idle = set(zeros)
+    for operation in operations:
+        if operation.function is aten.zeros_like.default and is_only_added(
+            operation.results[0], readers
+        ):
+            idle.update(operation.results)
+    same: dict[Value, Value] = {}
+    kept: list[Operation] = []
+    for operation in operations:
+        operation = operation.reading(same)
+        other = _summand(operation, idle, readers)
+        if other is None:
+            kept.append(operation)
+            continue
+        result = operation.results[0]
+        if other.shape != result.shape:
+            kept.append(operation.calling(aten.expand.default, other, list(result.shape)))
+        else:
+            same[result] = other
+    return kept, same.get(derivative, derivative)
 
 
-def leave_out_unread(graph: fx.Graph) -> None:
-    """Drop what nothing reads, of a convolution's backward too, which returns several results."""
-    graph.eliminate_dead_code()
-    for node in graph.nodes:
-        if node.target is aten.convolution_backward.default:
-            read = {user.args[1] for user in node.users if user.target is getitem}
-            *given, wanted = node.args
-            node.args = (*given, [asked and i in read for i, asked in enumerate(wanted)])
-
-
-def summand(node: fx.Node, idle: Collection[fx.Node]) -> fx.Node | None:
-    """Return what a sum is equal to where the other is zero: among the ``idle``, or made so."""
-    changed = any(user.target._schema.is_mutable for user in node.users if _is_operation(user))
-    if node.target is not aten.add.Tensor or node.kwargs or changed:
+def _summand(
+    operation: Operation, idle: Collection[Value], readers: Mapping[Value, Sequence[Operation]]
+) -> Value | None:
+    """Return the summand that a sum equals because the other one is zero; None if there is none."""
+    if operation.function is not aten.add.Tensor or operation.kwargs:
         return None
-    for zero, other in (node.args, node.args[::-1]):
-        made = isinstance(zero, fx.Node) and zero.target is aten.zeros_like.default
-        if isinstance(other, fx.Node) and (zero in idle or (made and is_only_added(zero))):
+    result = operation.results[0]
+    if any(reader.mutates for reader in readers.get(result, ())):
+        return None
+    for zero, other in (operation.args, operation.args[::-1]):
+        if zero in idle and isinstance(other, Value) and other.dtype == result.dtype:
             return other
     return None
 
 
-def is_only_added(node: fx.Node) -> bool:
-    """Return whether nothing but sums reads it: a view of it might be written to."""
-    return all(user.target is aten.add.Tensor for user in node.users)
+def is_only_added(value: Value, readers: Mapping[Value, Sequence[Operation]]) -> bool:
+    """Return whether nothing but sums reads it: another operation might write to a view of it."""
+    return all(reader.function is aten.add.Tensor for reader in readers.get(value, ()))
 
 
-def with_sums_in_products(graph: fx.Graph) -> fx.Graph:
+def with_sums_in_products(operations: Sequence[Operation], wanted: Value) -> list[Operation]:
     """Return the list with each x + A B as one operation.
 
-    Not where something is written to between the product and the sum: it might be A or B.
+    The two stay apart if an operation between them writes to a tensor: it might be A or B.
     """
-    graph = copy.deepcopy(graph)
-    products: set[fx.Node] = set()
-    for node in graph.nodes:
-        if _is_operation(node) and node.target._schema.is_mutable:
+    readers = users(operations)
+    products: dict[Value, int] = {}
+    kept: list[Operation | None] = []
+    for operation in operations:
+        if operation.mutates:
             products.clear()
-        elif node.target is aten.mm.default and len(node.users) == 1:
-            products.add(node)
-        elif node.target is aten.add.Tensor and not node.kwargs:
-            x, product = _product_last(node, products)
+        result = operation.results[0] if operation.single else None
+        if operation.function is aten.mm.default and len(readers.get(result, ())) == 1:
+            if result is not wanted:
+                products[result] = len(kept)
+        elif operation.function is aten.add.Tensor and not operation.kwargs:
+            x, product = _product_last(operation, products)
             if product is not None:
-                with graph.inserting_before(node):
-                    both = graph.call_function(aten.addmm.default, (x, *product.args))
-                node.replace_all_uses_with(both, propagate_meta=True)
-                graph.erase_node(node)
-                graph.erase_node(product)
-    return graph
+                factors = kept[products[product]].args
+                kept[products.pop(product)] = None
+                operation = operation.calling(aten.addmm.default, x, *factors)
+        kept.append(operation)
+    return [operation for operation in kept if operation is not None]
 
 
 def _product_last(
-    node: fx.Node, products: Collection[fx.Node]
-) -> tuple[fx.Node | None, fx.Node | None]:
+    operation: Operation, products: Collection[Value]
+) -> tuple[Value | None, Value | None]:
     """Return a sum's two summands, a product of its shape and type last; None without one."""
-    for x, product in (node.args, node.args[::-1]):
-        if product in products and isinstance(x, fx.Node) and x is not product:
-            alike = [given.meta["val"] for given in (x, product, node)]
-            if len({y.dtype for y in alike}) == 1 and alike[1].shape == alike[2].shape:
+    for x, product in (operation.args, operation.args[::-1]):
+        if product in products and isinstance(x, Value) and x is not product:
+            alike = (x, product, operation.results[0])
+            if len({y.dtype for y in alike}) == 1 and product.shape == alike[2].shape:
                 return x, product
     return None, None
 
 
-def _is_operation(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload)
+def for_any_layout(operations: Sequence[Operation], *, shared: bool) -> list[Operation]:
+    """Return the list for results that lie in memory otherwise than recorded.
+
+    A view that needs a layout becomes a reshape. In a list that is ``shared`` by several vectors
+    under vmap no operation asks for a memory format: vmap has none, and values do not depend on it.
+    """
+    found = []
+    for operation in operations:
+        if operation.function in VIEWS:
+            operation = operation.calling(aten.reshape.default, *operation.args[:2])
+        elif operation.function is aten.copy.default:  # vmap has no rule for it
+            result = operation.results[0]
+            source = operation.args[1]
+            operation = operation.calling(_expanded, source, result.shape, result.dtype)
+        if shared and "memory_format" in operation.kwargs:
+            kwargs = operation.kwargs | {"memory_format": None}
+            operation = replace(operation, kwargs=kwargs)
+        found.append(operation)
+    return found
+
+
+def _expanded(source: torch.Tensor, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+    return source.to(dtype).expand(shape)

@@ -14,11 +14,14 @@ import torch
 from torch import nn
 
 from pipeline.curvature.chunked import ChunkSum
+from pipeline.curvature.given import Data
 from pipeline.curvature.layer import checked_layer, input_and_output, patches
+from pipeline.curvature.linearize import NotLinearizedError
+from pipeline.curvature.modes import default_modes
+from pipeline.curvature.network import logits_in
 from pipeline.curvature.parallel import sum_over_ranks
-from pipeline.curvature.problem import Data, Options, Problem
+from pipeline.curvature.problem import Options, Problem
 from pipeline.curvature.sandwich import gauss_newton_of
-from pipeline.curvature.tangent import NotLinearisedError
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,13 @@ class OutputHessian:
     mean_inputs: dict[str, torch.Tensor]
 
 
+@default_modes()
 def output_hessian(
     model: nn.Module, data: Data, *, layers: Sequence[str], **options: Unpack[Options]
 ) -> OutputHessian:
     """Return the output Hessian of ``layers`` together; options as ``hessian``.
 
-    Raises as ``layer_hessian``, and NotLinearisedError for a convolution that is no product with
+    Raises as ``layer_hessian``, and NotLinearizedError for a convolution that is no product with
     its unfolded patches, or a layer whose first dimension is not that of the examples.
     """
     for name in layers:
@@ -95,7 +99,7 @@ class _Shifted(nn.Module):
             for name, shift in zip(self.layers, self.shifts, strict=True)
         ]
         try:
-            return self.model(x)
+            return logits_in(self.model(x))
         finally:
             for handle in handles:
                 handle.remove()
@@ -109,7 +113,7 @@ def _of_example(
     network = problem.network
     x, u = input_and_output(network.module, layer, example.to(network.theta))
     if len(u) != 1:
-        raise NotLinearisedError("a layer whose first dimension is not that of the examples")
+        raise NotLinearizedError("a layer whose first dimension is not that of the examples")
     patches(x, network.module.get_submodule(layer))
     return x[0], u[0]
 

@@ -1,32 +1,26 @@
 """A classifier and its examples as curvature sees them: logits of flat parameters, in chunks."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import nn
 
-from pipeline.curvature.attention import plain_attention
+from pipeline.arguments import checked_count, checked_flag, checked_number
+from pipeline.curvature.derivatives import load_forward_mode
+from pipeline.curvature.given import Data, as_network_takes, inputs_and_labels, refuse_labels
 from pipeline.curvature.loss import label_mask, relative_logits
 from pipeline.curvature.memory import activation_bytes, budget, pass_budget, saved_bytes
+from pipeline.curvature.modes import default_modes
 from pipeline.curvature.network import FlatNetwork
 from pipeline.curvature.parallel import least_over_ranks, own_share
-from pipeline.curvature.tangent import load_forward_mode
+from pipeline.curvature.soundness import check_network
 from pipeline.data.streamed import Inputs, part
 from pipeline.device import one_precision
-from pipeline.errors import AnatomyError
 from pipeline.progress import say_once
-
-
-class HasExamples(Protocol):
-    """Anything with ``inputs`` (N, ...) and ``labels`` (N,)."""
-
-    inputs: Inputs
-    labels: torch.Tensor
-
 
 # Bytes that a linearised chunk holds, and that a vector's pass over it takes, in bytes of its
 # layers' outputs or of what autograd keeps for them, at most: LeNet5's chunks hold 1.8 of its
@@ -42,10 +36,11 @@ WORK = 4096
 # more on smaller networks.
 VECTORS = 8
 
+# Examples on which a network is tried before it is differentiated.
+TRIED = 2
+
 # Examples of a float64 forward on a CPU: with 1000, LeNet5's takes 1.7 times as long.
 IN_CACHE = 128
-
-Data = HasExamples | tuple[Inputs, torch.Tensor]
 
 
 class Options(TypedDict, total=False):
@@ -96,6 +91,7 @@ class Problem:
     TF32 unless it is asked for there.
     """
 
+    @default_modes()
     def __init__(
         self,
         model: nn.Module,
@@ -107,23 +103,27 @@ class Problem:
         compiled: bool = False,
         vectors: int | None = None,
     ) -> None:
+        checked_count(chunk, "chunk")
+        checked_flag(compiled, "compiled")
+        if memory_gb is not None:
+            checked_number(memory_gb, "memory_gb", least=0)
+        if vectors is not None:
+            checked_count(vectors, "vectors")
+        inputs, labels = inputs_and_labels(data)
         self.network = FlatNetwork(model, only)
-        inputs, labels = data if isinstance(data, tuple) else (data.inputs, data.labels)
         theta = self.network.theta
         one_precision(theta.device)
-        if len(inputs) != len(labels) or len(labels) == 0:
-            raise AnatomyError(
-                f"{len(inputs)} inputs and {len(labels)} labels given. Give as many of each, at "
-                "least one"
-            )
         self.examples = len(labels)
-        self.classes = self._check_logits(inputs[:1].to(theta.device, theta.dtype), labels)
-        self.inputs = own_share(inputs).to(theta.device, theta.dtype)
+        logits = check_network(self.network, as_network_takes(inputs[:TRIED], theta))
+        self.classes = logits.shape[1]
+        refuse_labels(labels, self.classes)
+        self.inputs = as_network_takes(own_share(inputs), theta)
         self.labels = own_share(labels).to(theta.device)
         self.memory = budget(memory_gb, theta.device)
         self.compiled = compiled
+        self.one_by_one = False
         load_forward_mode()
-        self.bytes_per_example = self._guess(inputs[:1].to(theta.device, theta.dtype))
+        self.bytes_per_example = self._guess(as_network_takes(inputs[:1], theta))
         # What a pass takes beside the kept chunks is bounded too, a chunk's vectors first.
         at_once = max(1, pass_budget(theta.device) // max(1, self.bytes_per_example))
         self.chunk = min(chunk, at_once)
@@ -131,12 +131,16 @@ class Problem:
         fit = max(1, min(vectors or VECTORS, at_once // share))
         self.vectors = least_over_ranks(fit, theta.device)  # all ranks meet as often
 
-    @property
-    def alone(self) -> bool:
-        """Whether several vectors are multiplied one by one."""
+    def vectorize(self) -> bool:
+        """Return whether several vectors share a pass over kept chunks."""
         examples = min(self.chunk, len(self.labels))
         on_cpu = self.network.theta.device.type == "cpu"
-        return on_cpu and self.network.channels * examples >= WORK
+        too_wide = on_cpu and self.network.channels * examples >= WORK
+        return not (too_wide or self.one_by_one)
+
+    def shares_recomputed(self) -> bool:
+        """Return whether several vectors share a pass that evaluates the network again."""
+        return not self.one_by_one
 
     @cached_property
     def plain(self) -> bool:
@@ -203,17 +207,15 @@ class Problem:
         return torch.cat(found)
 
     @cached_property
-    def _double(self) -> nn.Module:
-        return copy.deepcopy(self.network.module).double()
+    def _in_double(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        return self.network.in_double()
 
     @torch.no_grad()
     def exact_relative(self, inputs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor | None:
-        """Return z - z_y (n, C) in float64, None where the network insists on a type of its own."""
+        """Return z - z_y (n, C) in float64, None if the network insists on a type of its own."""
         size = IN_CACHE if inputs.device.type == "cpu" else max(1, len(inputs))
         try:
-            with plain_attention():
-                logits = torch.cat([self._double(some.double()) for some in inputs.split(size)])
-            return relative_logits(logits, mask)
+            logits = torch.cat([self._in_double(some) for some in inputs.split(size)])
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -221,6 +223,7 @@ class Problem:
                 f"float64 logits cannot be had, those of a fitted network stay as rounded: {error}"
             )
             return None
+        return relative_logits(logits, mask)
 
     def _guess(self, example: torch.Tensor) -> int:
         """Return the bytes that an example takes, before any is measured.
@@ -236,18 +239,3 @@ class Problem:
         except RuntimeError:  # of a network that calls torch.func itself they cannot be counted
             saved = 0
         return GUESS * max(of_layers, saved)
-
-    def _check_logits(self, example: torch.Tensor, labels: torch.Tensor) -> int:
-        logits = self.network.logits(self.network.theta, example)
-        if logits.ndim != 2:
-            raise AnatomyError(
-                f"the network's output has shape {tuple(logits.shape)} for one example. It should "
-                "be (N, C) logits"
-            )
-        low, high = int(labels.min()), int(labels.max())
-        if low < 0 or high >= logits.shape[1]:
-            raise AnatomyError(
-                f"labels run from {low} to {high}, but the network has {logits.shape[1]} outputs. "
-                "Labels should count classes from 0"
-            )
-        return logits.shape[1]

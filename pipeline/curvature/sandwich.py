@@ -8,11 +8,13 @@ from torch import nn
 from torch.func import vjp
 
 from pipeline.curvature.chunked import ChunkSum, Kept, Product, chunk_products
+from pipeline.curvature.derivatives import along, map_rows
+from pipeline.curvature.given import Data
 from pipeline.curvature.jacobian import Jacobian, kept_jacobians
 from pipeline.curvature.loss import likeliest, loss_hessian_product
-from pipeline.curvature.problem import Chunk, Data, Options, Problem
+from pipeline.curvature.modes import default_modes
+from pipeline.curvature.problem import Chunk, Options, Problem
 from pipeline.curvature.reverse import Reversed
-from pipeline.curvature.tangent import along, several
 
 
 def gauss_newton(model: nn.Module, data: Data, **options: Unpack[Options]) -> ChunkSum:
@@ -23,13 +25,14 @@ def gauss_newton(model: nn.Module, data: Data, **options: Unpack[Options]) -> Ch
     return gauss_newton_of(Problem(model, data, **options))
 
 
+@default_modes()
 def gauss_newton_of(problem: Problem) -> ChunkSum:
     """Return G of a problem."""
     jacobian = kept_jacobians(problem)
 
-    def keep(chunk: Chunk, pure: bool) -> Kept:
-        J = jacobian(chunk, pure)
-        return Kept(_sandwich(problem, J), J.held)
+    def keep(chunk: Chunk, functional: bool) -> Kept:
+        J = jacobian(chunk, functional)
+        return Kept(_sandwich(problem, J), J.held, recorded_elsewhere=J.recorded_elsewhere)
 
     def recompute(chunk: Chunk) -> Product:
         return recomputed_gauss_newton(problem, chunk)
@@ -70,7 +73,9 @@ def recomputed_gauss_newton(problem: Problem, chunk: Chunk) -> Product:
         return pull(Ku / problem.examples)[0]
 
     # The inputs, which may be streamed, are held no longer than a product takes.
-    return lambda rows: several(partial(product, chunk.inputs), rows)
+    return lambda rows: map_rows(
+        partial(product, chunk.inputs), rows, vectorize=problem.shares_recomputed()
+    )
 
 
 def _in_reverse(problem: Problem, chunk: Chunk, rows: torch.Tensor) -> torch.Tensor:
@@ -79,4 +84,4 @@ def _in_reverse(problem: Problem, chunk: Chunk, rows: torch.Tensor) -> torch.Ten
     logits = Reversed(lambda theta: network.logits(theta, inputs), network.theta)
     probabilities = chunk.relative(logits.value).softmax(-1)
     J = Jacobian(logits.push, logits.pull, probabilities, held=0)
-    return several(_sandwich(problem, J), rows, alone=True)
+    return map_rows(_sandwich(problem, J), rows, vectorize=False)

@@ -13,10 +13,12 @@ from torch import nn
 from torch.func import vjp
 
 from pipeline.curvature.chunked import ChunkSum, Kept, Product, chunk_products
+from pipeline.curvature.given import Data
+from pipeline.curvature.linearize import LinearizedFunction
 from pipeline.curvature.loss import loss_residual, relative_logits
-from pipeline.curvature.problem import Chunk, Data, Options, Problem
+from pipeline.curvature.modes import default_modes
+from pipeline.curvature.problem import Chunk, Options, Problem
 from pipeline.curvature.reverse import differentiable
-from pipeline.curvature.tangent import Linearised
 
 
 def hessian(model: nn.Module, data: Data, **options: Unpack[Options]) -> ChunkSum:
@@ -38,6 +40,7 @@ def residual(model: nn.Module, data: Data, **options: Unpack[Options]) -> ChunkS
     return tangent_of_gradient(problem, fixed_residual=True)
 
 
+@default_modes()
 def tangent_of_gradient(problem: Problem, *, fixed_residual: bool, once: bool = False) -> ChunkSum:
     """Return Hess, or H where the residual is fixed, of a problem.
 
@@ -45,18 +48,26 @@ def tangent_of_gradient(problem: Problem, *, fixed_residual: bool, once: bool = 
     """
     network, theta = problem.network, problem.network.theta
     function = _gradient_map(problem, fixed_residual)
-    linearised = Linearised(function, compiled=problem.compiled, anyway=network.tensors)
+    linearized = LinearizedFunction(
+        function,
+        compiled=problem.compiled,
+        state=network.state,
+        structure=(network.structure, "H" if fixed_residual else "Hess", problem.examples),
+        already_allocated=network.tensors,
+    )
 
-    def keep(chunk: Chunk, pure: bool) -> Kept:
+    def keep(chunk: Chunk, functional: bool) -> Kept:
         fixed = _fixed(problem, chunk, fixed_residual)
-        tangent = linearised.at(theta, chunk.inputs, *fixed, pure=pure, alone=problem.alone)
-        anew = tangent.anew  # not the tangent, which holds what a kept chunk takes
+        at = linearized.at(
+            theta, chunk.inputs, *fixed, functional=functional, vectorize=problem.vectorize
+        )
+        relinearize = at.relinearize  # not ``at``, whose constants a kept chunk takes
 
         def again(rows: torch.Tensor) -> torch.Tensor:
-            # The inputs, which may be streamed, are held no longer than a product takes.
-            return anew(theta, chunk.inputs, *fixed)(rows)
+            # The inputs, which may be streamed, are read for each product.
+            return relinearize(theta, chunk.inputs, *fixed)(rows)
 
-        return Kept(tangent.push, tangent.held, again)
+        return Kept(at.jvp, at.kept_bytes, again, linearized if at.recorded_elsewhere else None)
 
     def recompute(chunk: Chunk) -> Product:
         return _twice_reversed(problem, chunk, fixed_residual)

@@ -17,9 +17,9 @@ from pipeline.anatomy.layerwise import KroneckerAnatomy, LayerAnatomy, Network, 
 from pipeline.api import OpenRun
 from pipeline.cubes.eigenspaces import eigenspaces
 from pipeline.curvature.layer import layer_names
+from pipeline.curvature.linearize import NotLinearizedError
 from pipeline.curvature.memory import basis_budget
 from pipeline.curvature.parallel import least_over_ranks
-from pipeline.curvature.tangent import NotLinearisedError
 from pipeline.device import release
 from pipeline.errors import AnatomyError
 from pipeline.jobs.parts import Record, options_of, write_parts
@@ -75,7 +75,7 @@ def _of_whole(network: Network, layers: list[str]) -> xr.Dataset:
     """Return the whole Hessian beside its Kronecker parts, nothing where a layer has no such."""
     try:
         found = full_kronecker(network, layers)
-    except NotLinearisedError:
+    except NotLinearizedError:
         return xr.Dataset()
     return _counted(
         {

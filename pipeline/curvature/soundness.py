@@ -1,0 +1,136 @@
+"""Checks of a network before it is differentiated: what would make its curvature wrong silently."""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.curvature.network import FlatNetwork
+from pipeline.device import rounding
+from pipeline.errors import AnatomyError, ArgumentError
+
+SHIFT = 0.1  # of the parameters' own size
+NAMED = 3  # parameters that an error names
+
+
+@torch.no_grad()
+def check_network(network: FlatNetwork, inputs: torch.Tensor) -> torch.Tensor:
+    """Return the logits (N, C) of a few ``inputs`` after all checks.
+
+    Sets ``network.writes_to_inputs``. Raises ArgumentError if the network does not run or returns
+    no logits, AnatomyError if two calls differ, if it draws random numbers, or if it reads
+    parameters otherwise than as attributes of its modules.
+    """
+    given = inputs.clone()
+    with _kept_generators() as drew:
+        logits = _first_call(network, given)
+        # A network without this would change the caller's data, and its own at each call.
+        network.writes_to_inputs = not same(given, inputs)
+        again = network(inputs)
+    if drew():
+        raise AnatomyError(
+            "the network draws random numbers in eval mode, so that its curvature is not defined. "
+            "Give F.dropout training=self.training, or leave the noise out"
+        )
+    if not same(logits, again):
+        raise AnatomyError(
+            "the network returns other logits at a second call with the same inputs, so that its "
+            "curvature is not defined. Leave out what it changes from call to call"
+        )
+    _refuse_hidden_parameters(network, inputs)
+    return logits
+
+
+def same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Return whether two tensors are equal, NaN counting as equal to itself."""
+    return bool(((one == other) | ((one != one) & (other != other))).all())
+
+
+def _first_call(network: FlatNetwork, inputs: torch.Tensor) -> torch.Tensor:
+    try:
+        logits = network(inputs)
+    except (torch.OutOfMemoryError, AnatomyError):
+        raise
+    except Exception as error:
+        raise ArgumentError(
+            f"the network fails on inputs of shape {tuple(inputs.shape)} and {inputs.dtype}: "
+            f"{type(error).__name__}: {error}. Give inputs of the shape and type that it takes"
+        ) from error
+    if logits.ndim != 2 or len(logits) != len(inputs) or not logits.is_floating_point():
+        raise ArgumentError(
+            f"the network's output has shape {tuple(logits.shape)} and {logits.dtype} for "
+            f"{len(inputs)} examples. It should be (N, C) logits"
+        )
+    return logits
+
+
+def _refuse_hidden_parameters(network: FlatNetwork, inputs: torch.Tensor) -> None:
+    """Raise AnatomyError if the network reads parameters that derivatives would miss.
+
+    Logits at a shifted theta are compared with those of the network whose own tensors are shifted.
+    """
+    generator = torch.Generator().manual_seed(0)
+    theta = network.theta
+    noise = torch.randn(len(theta), generator=generator, dtype=theta.dtype, device="cpu")
+    sizes = [piece.abs().mean().expand(piece.numel()) for piece in network.pieces(theta)]
+    shift = SHIFT * noise.to(theta.device) * (torch.cat(sizes) + SHIFT)
+    if _reads_all(network, inputs, shift):
+        return
+    hidden = []
+    for name, place in zip(network.names, network.pieces(torch.arange(len(theta))), strict=True):
+        own = torch.zeros_like(shift)
+        places = place.flatten().to(theta.device)
+        own[places] = shift[places]
+        if not _reads_all(network, inputs, own):
+            hidden.append(name)
+    more = f" and {len(hidden) - NAMED} more" if len(hidden) > NAMED else ""
+    raise AnatomyError(
+        f"the network reads {', '.join(hidden[:NAMED]) or 'some parameters'}{more} otherwise than "
+        "as attributes of its modules (from a list, say), so that derivatives would miss them. "
+        "Read each parameter as self.<name> in forward"
+    )
+
+
+def _reads_all(network: FlatNetwork, inputs: torch.Tensor, shift: torch.Tensor) -> bool:
+    ours = network.logits(network.theta + shift, inputs)
+    with network.shifted(shift):
+        true = network(inputs)
+    allowed = SHIFT * rounding(true.device, true.dtype) ** 0.5 * true.abs().amax()
+    return not bool(((ours - true).abs() > allowed).any())  # NaN passes: products are NaN too
+
+
+@contextmanager
+def _kept_generators() -> Iterator[Callable[[], bool]]:
+    """Give whether a global generator was drawn from; restore their states at the end."""
+    before = _states()
+    drew: list[bool] = []
+    try:
+        yield lambda: drew[0]
+    finally:
+        after = _states()
+        drew.append(not _equal(before, after))
+        if drew[0]:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
+            for set_state, state in zip(_setters(), before[2:], strict=True):
+                set_state(state)
+
+
+def _states() -> list[Any]:
+    states = [random.getstate(), np.random.get_state(), torch.get_rng_state()]
+    return states + (torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])
+
+
+def _setters() -> list[Callable[[torch.Tensor], None]]:
+    count = torch.cuda.device_count() if torch.cuda.is_initialized() else 0
+    on_cuda = [lambda state, i=i: torch.cuda.set_rng_state(state, i) for i in range(count)]
+    return [torch.set_rng_state, *on_cuda]
+
+
+def _equal(before: list[Any], after: list[Any]) -> bool:
+    numpy = all(np.array_equal(a, b) for a, b in zip(before[1], after[1], strict=True))
+    tensors = zip(before[2:], after[2:], strict=True)
+    return before[0] == after[0] and numpy and all(torch.equal(a, b) for a, b in tensors)
