@@ -13,6 +13,7 @@ from pipeline.anatomy.rowspace import later_weights, rowspace_overlap
 from pipeline.curvature.base import LinearOperator
 from pipeline.curvature.kronecker_factors import KroneckerFactors, kronecker_factors
 from pipeline.curvature.layer import checked_layer, layer_hessian
+from pipeline.curvature.memory import refuse_basis_beyond_memory
 from pipeline.curvature.problem import Data, Options
 from pipeline.curvature.tangent import NotLinearisedError
 from pipeline.curvature.watched import watched
@@ -95,6 +96,7 @@ def layer_anatomy(network: Network, layer: str) -> LayerAnatomy:
     operator = layer_hessian(network.model, network.data, layer=layer, **network.options)
     asked = pairs_asked(settings, outputs=m, weights=m * n)
     k = fitting(asked, operator, network.room)
+    refuse_basis_beyond_memory(operator, 2 * basis_size(k), network.room)
     recorded, most = network.wrap(operator, f"layer-{layer}"), max(1000, PRODUCTS * k)
     with watched(recorded, label=f"{layer} eigenpairs", total=most, at_most=True) as counted:
         pairs = top_eigenpairs(
