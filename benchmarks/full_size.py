@@ -28,7 +28,7 @@ from pipeline.catalogue import MATRICES, NORMS, SPLITS
 from pipeline.config import VGG11, Dataset
 from pipeline.curvature import gauss_newton, hessian, residual
 from pipeline.curvature.base import LinearOperator
-from pipeline.curvature.memory import basis_budget
+from pipeline.curvature.memory import budget
 from pipeline.data.examples import Examples, balanced_subset, load_examples
 from pipeline.device import device_name, prepare
 from pipeline.errors import AnatomyError
@@ -82,8 +82,8 @@ def options() -> argparse.Namespace:
     add("--threads", type=int, default=1)
     add("--chunk", type=int, default=1000, help="examples linearised at once, at most")
     add("--compiled", action="store_true", help="products through torch.compile")
-    add("--memory-gb", type=float, help="for linearised chunks; by default a quarter of all")
-    add("--basis-gb", type=float, help="for a Krylov basis; by default a quarter of all")
+    add("--memory-gb", type=float, help="for linearised chunks; by default 1 on a CPU, 8 on a GPU")
+    add("--basis-gb", type=float, help="for a Krylov basis; by default likewise")
     add("--save-every", type=float, default=60.0, help="seconds between states of the training")
     return parser.parse_args()
 
@@ -249,7 +249,7 @@ def measured(
         network, data, chunk=told.chunk, memory_gb=told.memory_gb, compiled=told.compiled
     )
     sketch, setup = sketched(operator, told.seed), watch.seconds()
-    room = basis_budget(told.basis_gb, operator.device)
+    room = budget(told.basis_gb, operator.device)
     found = matrix_spectrum(operator, matrix, settings, seed=told.seed, basis_bytes=room)
     steps = int(np.isfinite(found.bulk.nodes).sum())
     return plain(found) | {

@@ -44,9 +44,9 @@ TAKE_OVER = """
 Where the C^2 vectors do not fit in memory at once, the passes are made over again for each block of
 parameters. Times in those of one block; one round; *take over*: the blocks that take as long as
 products. The workflow stops at 8 blocks (`anatomy/hierarchy.py`): B1's density then comes from a
-quadrature, which is cheaper than either. So it does where 64 C^4 bytes exceed a quarter of all
-memory: with 24 GiB at C = 100, or at C^2 p = 1.3e10. The pairs of up to `hierarchy.classes` classes
-are had whatever p is.
+quadrature, which is cheaper than either. So it does if 64 C^4 bytes exceed `compute.basis_gb`:
+1 GiB at C = 64, 6 GiB at C = 100. The pairs of up to `hierarchy.classes` classes are always
+computed.
 
 | classes | 1 block | 8 blocks | 32 blocks | products | take over |
 |---|---|---|---|---|---|

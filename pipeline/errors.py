@@ -9,6 +9,10 @@ class ArgumentError(AnatomyError, ValueError):
     """An argument of a public function that is out of range or of the wrong kind."""
 
 
+class TooLittleMemoryError(AnatomyError):
+    """A computation that needs more memory than the device or the job has."""
+
+
 class ConfigError(AnatomyError):
     """A configuration that cannot be run."""
 

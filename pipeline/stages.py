@@ -189,14 +189,14 @@ class Products(Arithmetic):
     dtype: Literal["float32", "float64"] = Field("float32", description="of curvature products")
     chunk: PositiveInt = Field(
         1000,
-        description="examples linearised at once; fewer where a pass would take over a tenth of "
-        "all memory",
+        description="examples linearised at once; fewer if a pass over them would take more than "
+        "1 GiB on a CPU, 8 GiB on a GPU",
     )
     memory_gb: Annotated[float, Field(ge=0)] | None = Field(
-        None, description="GiB for kept linearised chunks; null: a quarter of all memory"
+        None, description="GiB for kept linearised chunks; null: 1 on a CPU, 8 on a GPU"
     )
     vectors: PositiveInt = Field(
-        8, description="vectors multiplied in one pass over a chunk; fewer likewise"
+        8, description="vectors multiplied in one pass over a chunk; fewer by the same bound"
     )
     compiled: bool = Field(
         False, description="products through torch.compile; on a CPU it needs a C++ compiler"
@@ -207,7 +207,7 @@ class Krylov(Products):
     """The same, and the room for a Krylov basis, which may lower what is asked of it."""
 
     basis_gb: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="GiB for a Krylov basis; null: a quarter of all memory"
+        None, description="GiB for a Krylov basis; null: 1 on a CPU, 8 on a GPU"
     )
 
 
@@ -238,8 +238,8 @@ class Resources(Settings):
     """What one job of a stage asks of a scheduler; changing it reruns nothing by itself.
 
     A second attempt asks for twice the memory and time, a third for three times, at most for
-    most_mem_mb and most_runtime, beyond which a job would wait for ever.  Without a GPU the
-    memory that a scheduler grants sets what compute.memory_gb and basis_gb are where they are null.
+    most_mem_mb and most_runtime, beyond which a job would wait for ever.  The memory changes
+    no result.
     """
 
     mem_mb: PositiveInt = Field(4000, description="MB of main memory")

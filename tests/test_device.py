@@ -10,7 +10,7 @@ from small_run import folder_of, job_of
 
 from pipeline import device, open_run
 from pipeline.curvature import problem
-from pipeline.curvature.memory import GIB, basis_budget, budget, pass_budget
+from pipeline.curvature.memory import GIB, budget, pass_budget
 from pipeline.data.streamed import Streamed
 from pipeline.errors import AnatomyError
 from pipeline.jobs import bounds, overlap, theory, train
@@ -68,12 +68,12 @@ def test_processes_share_main_memory_and_images_count_as_they_are_used(monkeypat
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     assert [room("auto", where) for where in (cpu, gpu)] == [200, 160]
     assert room("auto", cpu, torch.float64) == 100
-    assert (budget(None, cpu), basis_budget(None, cpu), pass_budget(cpu)) == (200, 200, 80)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert [room("auto", where) for where in (cpu, gpu)] == [50, 50]
-    assert (budget(None, cpu), basis_budget(None, cpu), pass_budget(cpu)) == (50, 50, 20)
-    assert (budget(None, gpu), basis_budget(None, gpu), pass_budget(gpu)) == (160, 160, 64)
-    assert budget(1.0, cpu) == GIB  # as told, for each process
+    # Budgets do not depend on the memory, which would change results.
+    assert (budget(None, cpu), pass_budget(cpu)) == (GIB, GIB)
+    assert (budget(None, gpu), pass_budget(gpu)) == (8 * GIB, 8 * GIB)
+    assert budget(2.0, cpu) == budget(2.0, gpu) == 2 * GIB
     assert (room(True, cpu), room(False, cpu)) == (0, None)
 
 

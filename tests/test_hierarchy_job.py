@@ -29,8 +29,8 @@ def part_of(folder):
     return parts_of(folder, "hierarchy")[30, "train"]
 
 
-def network_of(run, settings, host_room=2**30):
-    return Network(run.model, run.train, 10, settings, seed=0, room=2**30, host_room=host_room)
+def network_of(run, settings, room=2**30):
+    return Network(run.model, run.train, 10, settings, seed=0, room=room)
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +85,7 @@ def test_quadratures_have_the_dense_moments_and_largest_eigenvalues(found, exact
 def test_estimated_traces_agree_with_exact_ones(trained, exact):
     run = open_run(trained, 30, dtype=torch.float64)
     settings = Hierarchy(exact=0, trace_probes=400, steps=2, knockouts=())
-    made = hierarchy(
-        Network(run.model, run.train, 10, settings, seed=0, room=2**30, host_room=2**30)
-    )
+    made = hierarchy(Network(run.model, run.train, 10, settings, seed=0, room=2**30))
     for name in ("B2", "G"):
         estimate = made.traces[name]
         assert 0 < estimate.error < 0.1 * estimate.value
@@ -98,9 +96,7 @@ def test_estimated_traces_agree_with_exact_ones(trained, exact):
 def test_of_many_classes_some_are_chosen_and_large_matrices_are_estimated(trained, exact):
     run = open_run(trained, 30, dtype=torch.float64)
     settings = Hierarchy(classes=4, steps=30, probes=2, trace_probes=300, knockouts=())
-    made = hierarchy(
-        Network(run.model, run.train, 10, settings, seed=0, room=2**30, host_room=2**30)
-    )
+    made = hierarchy(Network(run.model, run.train, 10, settings, seed=0, room=2**30))
     chosen = chosen_classes(10, 4)
     assert len(set(chosen)) == 4
     assert chosen == chosen_classes(10, 4)
@@ -109,7 +105,7 @@ def test_of_many_classes_some_are_chosen_and_large_matrices_are_estimated(traine
     assert made.embedding.coordinates.shape == (4 + 16, 2)
     assert made.eigenvalues["B1"] == pytest.approx(eigenvalues(exact["B1"])[:80], abs=1e-9)
     # With room for some 30,000 numbers the Gram matrix of all pairs does not fit.
-    tight = hierarchy(network_of(run, settings, host_room=250_000))
+    tight = hierarchy(network_of(run, settings, room=250_000))
     assert "B1" not in tight.eigenvalues
     assert tight.eigenvalues["A1"] == pytest.approx(eigenvalues(exact["A1"])[:10], rel=1e-9)
     assert tight.quadratures["B1"].nodes.max() == pytest.approx(eigenvalues(exact["B1"])[0])

@@ -17,7 +17,7 @@ from pipeline.curvature import problem as problem_module
 from pipeline.curvature.linearize import LinearizedFunction
 from pipeline.curvature.memory import GIB, addresses, held_bytes
 from pipeline.curvature.problem import Problem
-from pipeline.errors import AnatomyError
+from pipeline.errors import TooLittleMemoryError
 from pipeline.models.fnet import fnet
 from pipeline.models.lenet import lenet5
 
@@ -143,31 +143,15 @@ def test_a_chunk_holds_no_copy_of_the_weights(operator, convolves):
     assert operator(model, data, memory_gb=0.5 * weights / GIB).kept == 1
 
 
-def test_out_of_memory_halves_the_chunk_then_says_what_to_lower(lenet, monkeypatch, capsys):
-    model, inputs = lenet
-    data = (inputs[:40], torch.arange(40) % 10)
-    expected = hessian(model, data, chunk=10) @ torch.ones(61706)
-    original = Problem.chunks
-    limit, seen = 10, []
-
+def test_out_of_memory_is_refused_with_what_to_lower(lenet, monkeypatch):
     def scarce(self, size=None):
-        if self.chunk > limit or self.memory / GIB > 0.1 * limit:
-            raise torch.OutOfMemoryError
-        seen.append((self.chunk, self.memory))
-        return original(self, size)
+        raise torch.OutOfMemoryError
 
     monkeypatch.setattr(Problem, "chunks", scarce)
-    found = hessian(model, data, chunk=40, memory_gb=4.0)
-    assert torch.equal(found @ torch.ones(61706), expected)
-    assert set(seen) == {(10, GIB)}
-    said = capsys.readouterr().err
-    assert "going on with compute.chunk 10 and compute.memory_gb 1\n" in said
-    # Where one example fits, what is kept may be too much.
-    limit = 1
-    assert hessian(model, data, chunk=1, memory_gb=4.0).kept == 0
-    limit = 0
-    with pytest.raises(AnatomyError, match="with one example at a time and no chunk kept"):
-        hessian(model, data, chunk=4)
+    with pytest.raises(
+        TooLittleMemoryError, match=r"with 20 examples at a time and 4 GiB .* Lower compute\.chunk"
+    ):
+        hessian(lenet[0], (lenet[1][:40], torch.arange(40) % 10), chunk=20, memory_gb=4.0)
 
 
 @pytest.mark.parametrize(
@@ -184,28 +168,20 @@ def test_vectors_one_by_one_give_what_they_give_together(lenet, operator, monkey
     V = torch.randn(61706, 3)
     together = operator(model, data) @ V
     monkeypatch.setattr(problem_module, "WORK", 16)
-    monkeypatch.setattr(derivatives, "vmap", None)
     alone = operator(model, data)
+    monkeypatch.setattr(derivatives, "vmap", None)
     assert torch.allclose(alone @ V, together, atol=1e-5 * float(together.abs().max()))
     assert torch.equal(alone @ V, torch.stack([alone @ v for v in V.T], 1))
 
 
-def test_out_of_memory_in_a_product_lets_fewer_vectors_share_a_pass(lenet, monkeypatch, capsys):
+def test_out_of_memory_in_a_product_is_refused_with_what_to_lower(lenet, monkeypatch):
     model, inputs = lenet
-    A = hessian(model, (inputs[:40], torch.arange(40) % 10), vectors=4)
-    V = torch.randn(A.shape[0], 4)
-    expected = hessian(model, (inputs[:40], torch.arange(40) % 10), vectors=2) @ V
-    original = chunked_module.ChunkSum._sum
-    limit = 2
 
     def scarce(self, rows):
-        if len(rows) > limit:
-            raise torch.OutOfMemoryError
-        return original(self, rows)
+        raise torch.OutOfMemoryError
 
     monkeypatch.setattr(chunked_module.ChunkSum, "_sum", scarce)
-    assert torch.equal(A @ V, expected)
-    assert "going on with compute.vectors 2" in capsys.readouterr().err
-    limit = 0
-    with pytest.raises(AnatomyError, match=r"Lower compute\.memory_gb or compute\.chunk"):
-        A @ V
+    for vectors, cure in ((4, r"Lower compute\.memory_gb, compute\.vectors or"), (1, "or compute")):
+        A = hessian(model, (inputs[:40], torch.arange(40) % 10), vectors=vectors)
+        with pytest.raises(TooLittleMemoryError, match=f"with {vectors} vectors .*{cure}"):
+            A @ torch.randn(A.shape[0], 4)

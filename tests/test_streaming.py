@@ -309,8 +309,7 @@ def test_levels_of_a_thousand_classes():
     data = (torch.randn(1100, 1, 4, 4), torch.arange(1100) % 1000)
     settings = Hierarchy(steps=3, trace_probes=2, knockouts=("G-A1",), classes=10)
     examples = Examples(data[0], data[1], ())
-    room = {"room": 2**26, "host_room": 2**30}
-    found = hierarchy(Network(model, examples, 1000, settings, seed=0, **room))
+    found = hierarchy(Network(model, examples, 1000, settings, seed=0, room=2**26))
     assert found.pairs.gram.shape == (100, 100)
     assert found.embedding.coordinates.shape == (110, 2)
     assert [len(found.eigenvalues[name]) for name in ("A1", "A2")] == [1000, 1000]

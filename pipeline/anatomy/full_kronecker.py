@@ -8,12 +8,18 @@ import torch
 from pipeline.anatomy.layerwise import Network, fitting, leading
 from pipeline.anatomy.overlap import eigenspace_overlap
 from pipeline.curvature.base import LinearOperator
+from pipeline.curvature.memory import refuse_basis_beyond_memory
 from pipeline.curvature.preactivations import kronecker_direction, output_hessian
 from pipeline.curvature.second_order import hessian
 from pipeline.curvature.watched import watched
 from pipeline.device import release
 from pipeline.progress import say
-from pipeline.spectra.eigenpairs import Eigenpairs, most_products, top_eigenpairs
+from pipeline.spectra.eigenpairs import (
+    Eigenpairs,
+    basis_size,
+    most_products,
+    top_eigenpairs,
+)
 from pipeline.streams import stream
 
 TOLERANCE = 1e-4  # of both sides' pairs: well below what the approximation misses
@@ -63,6 +69,7 @@ def _top(network: Network, operator: LinearOperator, name: str) -> Eigenpairs:
     k = fitting(network.settings.full, operator, network.room)
     if k < network.settings.full:
         say(f"whole {name}: {k} eigenpairs of {network.settings.full} fit compute.basis_gb")
+    refuse_basis_beyond_memory(operator, 2 * basis_size(k), network.room)
     recorded, most = network.wrap(operator, f"whole-{name}"), most_products(k)
     with watched(recorded, label=f"whole {name} eigenpairs", total=most, at_most=True) as counted:
         return top_eigenpairs(

@@ -15,6 +15,7 @@ from pipeline.curvature.class_pairs import PairGram, all_pairs, pair_gram
 from pipeline.curvature.components import Component, component
 from pipeline.curvature.gram import squared_norms
 from pipeline.curvature.levels import PARTS, Weights
+from pipeline.curvature.memory import refuse_basis_beyond_memory, refuse_beyond_memory
 from pipeline.curvature.problem import HasExamples, Options
 from pipeline.curvature.sandwich import gauss_newton
 from pipeline.curvature.watched import Watched
@@ -34,8 +35,8 @@ Wrap = Callable[[LinearOperator, str], LinearOperator]  # by name: with a record
 class Network:
     """A network with ``classes`` outputs on some examples, and how to dissect it.
 
-    ``room`` bounds in bytes what vectors take on the device, ``host_room`` what Gram matrices take
-    beside it; ``wrap`` is put around each operator that is multiplied often.
+    ``room`` bounds in bytes the vectors on the device, and the Gram matrices in main memory;
+    ``wrap`` is put around each operator that is multiplied often.
     """
 
     model: nn.Module
@@ -44,7 +45,6 @@ class Network:
     settings: Settings
     seed: int
     room: int
-    host_room: int
     options: Options = field(default_factory=lambda: Options())
     wrap: Wrap = lambda operator, _: operator
 
@@ -56,6 +56,7 @@ class Network:
     def quadrature(self, operator: LinearOperator, name: str, shown: Progress) -> Quadrature:
         """Return the quadrature of an operator; all have the same probes."""
         release()
+        refuse_basis_beyond_memory(operator, self.settings.steps * operator.vectors, self.room)
         return lanczos_quadrature(
             Watched(self.wrap(operator, name), shown, note=f"({name})"),
             steps=self.settings.steps,
@@ -153,10 +154,15 @@ def identity_error(network: Network, operator: Component) -> float:
 
 
 def _all_fit(network: Network, operator: Component) -> bool:
-    """Return whether the Gram matrix of all class pairs is to be had."""
+    """Return whether the Gram matrix of all class pairs, and their vectors, fit the budget."""
     pairs = network.classes**2
     vectors = pairs * operator.shape[0] * operator.dtype.itemsize
-    return GRAM_COPIES * 8 * pairs**2 <= network.host_room and vectors <= BLOCKS * network.room
+    gram = GRAM_COPIES * 8 * pairs**2
+    if gram > network.room or vectors > BLOCKS * network.room:
+        return False
+    what = f"the Gram matrix of {pairs} class pairs"
+    refuse_beyond_memory(gram, torch.device("cpu"), what, "Lower compute.basis_gb")
+    return True
 
 
 def _pairs(network: Network, pairs: Sequence[tuple[int, int]]) -> PairGram:

@@ -15,6 +15,7 @@ from pipeline.curvature.given import Data
 from pipeline.curvature.kronecker_factors import KroneckerFactors, kronecker_factors
 from pipeline.curvature.layer import checked_layer, layer_hessian
 from pipeline.curvature.linearize import NotLinearizedError
+from pipeline.curvature.memory import refuse_basis_beyond_memory
 from pipeline.curvature.problem import Options
 from pipeline.curvature.watched import watched
 from pipeline.progress import say
@@ -96,6 +97,7 @@ def layer_anatomy(network: Network, layer: str) -> LayerAnatomy:
     operator = layer_hessian(network.model, network.data, layer=layer, **network.options)
     asked = pairs_asked(settings, outputs=m, weights=m * n)
     k = fitting(asked, operator, network.room)
+    refuse_basis_beyond_memory(operator, 2 * basis_size(k), network.room)
     recorded, most = network.wrap(operator, f"layer-{layer}"), max(1000, PRODUCTS * k)
     with watched(recorded, label=f"{layer} eigenpairs", total=most, at_most=True) as counted:
         pairs = top_eigenpairs(

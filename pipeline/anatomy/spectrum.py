@@ -10,6 +10,7 @@ import torch
 
 from pipeline.curvature.base import Deflated, LinearOperator
 from pipeline.curvature.gram import Factors
+from pipeline.curvature.memory import refuse_basis_beyond_memory
 from pipeline.curvature.watched import watched
 from pipeline.errors import AnatomyError
 from pipeline.spectra.eigenpairs import Eigenpairs, basis_size, most_products, top_eigenpairs
@@ -57,6 +58,7 @@ def matrix_spectrum(
     pairs = _pairs(operator, matrix, settings, seed=seed, basis_bytes=basis_bytes)
     sure = pairs.vectors[:, torch.as_tensor(pairs.converged, device=pairs.vectors.device)]
     steps = settings.probes * min(settings.steps, operator.shape[0] - sure.shape[1])
+    refuse_basis_beyond_memory(operator, settings.steps * operator.vectors, basis_bytes)
     with watched(operator, label=f"{matrix} bulk", total=steps) as counted:
         bulk = lanczos_quadrature(
             Deflated(counted, sure),
@@ -99,6 +101,7 @@ def _pairs(
             f"{p}, but compute.basis_gb has room for a basis of {room} vectors. Raise "
             "compute.basis_gb or lower spectrum.top"
         )
+    refuse_basis_beyond_memory(operator, 2 * basis_size(top + bottom), basis_bytes)
     most = most_products(top + bottom)
     with watched(operator, label=f"{matrix} eigenpairs", total=most, at_most=True) as counted:
         return top_eigenpairs(

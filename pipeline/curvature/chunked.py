@@ -2,19 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 
 from pipeline.curvature.base import LinearOperator
 from pipeline.curvature.linearize import LinearizedFunction, NotLinearizedError
-from pipeline.curvature.memory import GIB
+from pipeline.curvature.memory import GIB, refuse_beyond_memory
 from pipeline.curvature.modes import default_modes, outside_inference
-from pipeline.curvature.parallel import ranks, refused_together, sum_over_ranks
+from pipeline.curvature.parallel import refused_together, sum_over_ranks
 from pipeline.curvature.problem import VECTORS, Chunk, Problem
-from pipeline.device import release, rounding
-from pipeline.errors import AnatomyError
-from pipeline.progress import say, say_once
+from pipeline.device import rounding
+from pipeline.errors import AnatomyError, TooLittleMemoryError
+from pipeline.progress import say_once
 
 # Of ||A v||, from which on derivatives are wrong, not rounded: float32 products of ResNet18 are
 # 6e-4 off float64, those of weight_norm a third off symmetry.
@@ -42,16 +41,10 @@ class Kept:
 
 
 Keep = Callable[[Chunk, bool], Kept]  # the flag: operations in place are written as new values
-Made = tuple[list[Product], int]  # each chunk's, and how many are kept
 
 
 class ChunkSum(LinearOperator):
-    """A sum over chunks; ``kept`` of them stay linearised, the others are made at each product.
-
-    ``meets`` says that ranks exchange something within a pass: one alone cannot try it again.
-    """
-
-    meets = False
+    """A sum over chunks; ``kept`` of them stay linearised, the others are made at each product."""
 
     def __init__(
         self, problem: Problem, products: Sequence[Product], *, kept: int, positive: bool
@@ -68,22 +61,17 @@ class ChunkSum(LinearOperator):
     def matmat(self, V: torch.Tensor) -> torch.Tensor:
         """Return the product with the columns of ``V``, chunk by chunk in a fixed order.
 
-        Where the device runs out of memory fewer columns share a pass; AnatomyError when one alone
-        does not fit.
+        Raises TooLittleMemoryError if the device runs out of memory: fewer columns in a pass, or
+        smaller chunks, would change the last digits.
         """
-        while True:
-            try:
-                return sum_over_ranks(self._of_own_share(V)).T
-            except torch.OutOfMemoryError as error:
-                if self.vectors == 1 or (self.meets and ranks()[1] > 1):
-                    also = "" if self.vectors == 1 else ", compute.vectors"
-                    raise AnatomyError(
-                        f"out of memory on {self.device} in a product with {self.vectors} at a "
-                        f"time. Lower compute.memory_gb{also} or compute.chunk"
-                    ) from error
-                self.vectors //= 2
-                say(f"out of memory: going on with compute.vectors {self.vectors}")
-            release()  # not above, where the error holds what the failed attempt took
+        try:
+            return sum_over_ranks(self._of_own_share(V)).T
+        except torch.OutOfMemoryError as error:
+            also = "" if self.vectors == 1 else ", compute.vectors"
+            raise TooLittleMemoryError(
+                f"out of memory on {self.device} in a product with {self.vectors} vectors at a "
+                f"time. Lower compute.memory_gb{also} or compute.chunk"
+            ) from error
 
     def _of_own_share(self, V: torch.Tensor) -> torch.Tensor:
         # Rows that lie contiguous, coming and going: copies across them cost as much as a small
@@ -132,40 +120,28 @@ def chunk_products(
     keep: Keep | None,
     recompute: Callable[[Chunk], Product],
     always: bool = False,
-) -> Made:
+) -> tuple[list[Product], int]:
     """Return each chunk's product, and how many are kept: as many as the memory budget allows.
 
     Those that do not fit are recomputed, or, where they are ``always`` linearised, have their
     ``again``.  One product is held to symmetry; without ``keep`` none is kept, and none held to it.
-    Where the device runs out of memory the chunk and the budget are halved; AnatomyError when they
-    cannot be.
+    Raises TooLittleMemoryError if the device runs out of memory.
     """
-    with refused_together(problem.network.theta.device):
-        return _fitting(problem, partial(_made, problem, keep, recompute, always))
-
-
-def _fitting(problem: Problem, made: Callable[[], Made]) -> Made:
-    while True:
+    device = problem.network.theta.device
+    with refused_together(device):
         try:
-            return made()
+            return _made(problem, keep, recompute, always)
         except torch.OutOfMemoryError as error:
-            if problem.chunk == 1 and not problem.memory:
-                raise AnatomyError(
-                    f"out of memory on {problem.network.theta.device} with one example at a time "
-                    "and no chunk kept. Take a device with more memory, compute.stream: true or a "
-                    "smaller network"
-                ) from error
-            problem.take_less()
-            say(
-                f"out of memory: going on with compute.chunk {problem.chunk} and compute.memory_gb "
-                f"{problem.memory / GIB:.2g}"
-            )
-        release()  # not above, where the error holds what the failed attempt took
+            raise TooLittleMemoryError(
+                f"out of memory on {device} with {problem.chunk} examples at a time and "
+                f"{problem.memory / GIB:.2g} GiB for kept chunks. Lower compute.chunk or "
+                "compute.memory_gb, or set compute.stream to true"
+            ) from error
 
 
 def _made(
     problem: Problem, keep: Keep | None, recompute: Callable[[Chunk], Product], always: bool
-) -> Made:
+) -> tuple[list[Product], int]:
     products: list[Product] = []
     left, kept, linear, found = problem.memory, 0, keep is not None, False
     per_example: float = problem.bytes_per_example
@@ -182,6 +158,12 @@ def _made(
             per_example = piece.held / len(chunk)  # the guess gives way to the measurement
         if piece and piece.held <= left:
             left, kept = left - piece.held, kept + 1
+            refuse_beyond_memory(
+                problem.memory - left,
+                problem.network.theta.device,
+                f"keeping {kept} linearised chunks",
+                "Lower compute.memory_gb",
+            )
             kind, product = "kept", piece.product
         elif piece and piece.again:
             kind, product = "again", piece.again

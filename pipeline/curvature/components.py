@@ -63,8 +63,6 @@ class Component(ChunkSum):
     All chunks are multiplied by J first, then come the means, over all ranks, then J^T.
     """
 
-    meets = True
-
     def __init__(
         self, problem: Problem, jacobians: Sequence[Jacobian], weights: Weights, *, kept: int
     ) -> None:

@@ -1,4 +1,4 @@
-"""What linearised chunks hold, and what they may hold."""
+"""Memory budgets, which depend on the configuration only, and the bytes that chunks hold."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -7,35 +7,47 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from pipeline.curvature.attention import plain_attention
+from pipeline.curvature.base import LinearOperator
 from pipeline.device import all_memory
+from pipeline.errors import TooLittleMemoryError
 
-# Of all memory, where the config names no budget.  Not of what is free: results depend on these, if
-# only to rounding, and should not vary by the hour.
-SHARE_FOR_CHUNKS = 0.25
-SHARE_FOR_BASIS = 0.25
-SHARE_FOR_PASS = 0.1
 GIB = 2**30
+# Default budgets for kept chunks, for a Krylov basis and for a pass, each.  Budgets decide which
+# examples and vectors share a pass and which chunks are kept, and so the last digits of results.
+# They are numbers, not shares of the memory: results are the same in jobs of any memory.  On a CPU
+# the three and a process fit the 4 GB of a default job; on a GPU they fit 24 GiB.
+CPU_BUDGET = GIB
+GPU_BUDGET = 8 * GIB
 
 Map = Callable[[torch.Tensor], torch.Tensor]
 
 
-def budget(memory_gb: float | None, device: torch.device) -> int:
-    """Return the bytes that kept chunks may take: as told, or a share of all there is."""
-    if memory_gb is not None:
-        return int(memory_gb * GIB)
-    return int(SHARE_FOR_CHUNKS * all_memory(device))
-
-
-def basis_budget(basis_gb: float | None, device: torch.device) -> int:
-    """Return the bytes that a Krylov basis may take: as told, or a share of all there is."""
-    if basis_gb is not None:
-        return int(basis_gb * GIB)
-    return int(SHARE_FOR_BASIS * all_memory(device))
+def budget(configured_gb: float | None, device: torch.device) -> int:
+    """Return the bytes that kept chunks or a basis may take: as configured, or the default."""
+    return pass_budget(device) if configured_gb is None else int(configured_gb * GIB)
 
 
 def pass_budget(device: torch.device) -> int:
     """Return the bytes that one pass of some vectors over a chunk may take."""
-    return int(SHARE_FOR_PASS * all_memory(device))
+    return CPU_BUDGET if device.type == "cpu" else GPU_BUDGET
+
+
+def refuse_beyond_memory(needed: float, device: torch.device, what: str, cure: str) -> None:
+    """Raise TooLittleMemoryError if ``what`` needs more bytes than the machine or the job has."""
+    memory = all_memory(device)
+    if needed > memory:
+        raise TooLittleMemoryError(
+            f"{what} needs {needed / GIB:.3g} GiB, but this job has {memory / GIB:.3g} GiB "
+            f"({device.type}). {cure}, or raise resources.<stage>.mem_mb on a cluster"
+        )
+
+
+def refuse_basis_beyond_memory(operator: LinearOperator, vectors: int, room: int) -> None:
+    """Raise TooLittleMemoryError if a basis of ``vectors``, in ``room`` bytes, does not fit."""
+    p = operator.shape[0]
+    needed = min(room, min(vectors, 2 * p) * p * operator.dtype.itemsize)
+    what = f"a Krylov basis of dimension {p}"
+    refuse_beyond_memory(needed, operator.device, what, "Lower compute.basis_gb")
 
 
 def activation_bytes(network: nn.Module, inputs: torch.Tensor) -> int:

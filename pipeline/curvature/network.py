@@ -47,7 +47,8 @@ class FlatNetwork:
         self.names = tuple(parameters)
         self._shapes = [parameter.shape for parameter in parameters.values()]
         self._sizes = [parameter.numel() for parameter in parameters.values()]
-        self.theta = torch.cat([parameter.flatten() for parameter in parameters.values()])
+        # clone: of a single tensor cat may return a view.
+        self.theta = torch.cat([x.flatten().clone() for x in parameters.values()])
         self.writes_to_inputs = False
 
     @property

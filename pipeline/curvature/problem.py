@@ -13,7 +13,13 @@ from pipeline.arguments import checked_count, checked_flag, checked_number
 from pipeline.curvature.derivatives import load_forward_mode
 from pipeline.curvature.given import Data, as_network_takes, inputs_and_labels, refuse_labels
 from pipeline.curvature.loss import label_mask, relative_logits
-from pipeline.curvature.memory import activation_bytes, budget, pass_budget, saved_bytes
+from pipeline.curvature.memory import (
+    activation_bytes,
+    budget,
+    pass_budget,
+    refuse_beyond_memory,
+    saved_bytes,
+)
 from pipeline.curvature.modes import default_modes
 from pipeline.curvature.network import FlatNetwork
 from pipeline.curvature.parallel import least_over_ranks, own_share
@@ -46,11 +52,11 @@ IN_CACHE = 128
 class Options(TypedDict, total=False):
     """How an operator is evaluated; none of it changes more than rounding.
 
-    ``chunk`` examples are linearised at once, and kept while they fit ``memory_gb`` GiB (default: a
-    quarter of all memory); the others at each product, which takes up to half as long again, of G
+    ``chunk`` examples are linearised at once, and kept while they fit ``memory_gb`` GiB (default: 1
+    on a CPU, 8 on a GPU); the others at each product, which takes up to half as long again, of G
     about twice as long.  ``vectors`` columns of a block share a pass over the data (default: 8).
-    Both are upper bounds: a pass may take a tenth of all memory.  ``compiled`` products go through
-    torch.compile.
+    Both are upper bounds: a pass may take 1 GiB on a CPU, 8 GiB on a GPU, by an estimate that
+    depends on the network only.  ``compiled`` products go through torch.compile.
     """
 
     chunk: int
@@ -124,12 +130,18 @@ class Problem:
         self.one_by_one = False
         load_forward_mode()
         self.bytes_per_example = self._guess(as_network_takes(inputs[:1], theta))
-        # What a pass takes beside the kept chunks is bounded too, a chunk's vectors first.
+        # A pass is bounded too, its vectors first. The bound does not depend on the memory.
         at_once = max(1, pass_budget(theta.device) // max(1, self.bytes_per_example))
         self.chunk = min(chunk, at_once)
         share = min(self.chunk, max(1, len(self.labels)))
         fit = max(1, min(vectors or VECTORS, at_once // share))
         self.vectors = least_over_ranks(fit, theta.device)  # all ranks meet as often
+        refuse_beyond_memory(
+            share * self.vectors * self.bytes_per_example / GUESS,  # the least that a pass takes
+            theta.device,
+            f"a pass over {share} examples with {self.vectors} vectors",
+            "Lower compute.chunk or compute.vectors",
+        )
 
     def vectorize(self) -> bool:
         """Return whether several vectors share a pass over kept chunks."""
@@ -177,12 +189,6 @@ class Problem:
         own.inputs, own.labels = part(self.inputs, chosen), self.labels[chosen]
         own.__dict__.pop("correction", None)
         return own
-
-    def take_less(self) -> None:
-        """Take half as many examples at once, and half the memory; keep no chunks of one."""
-        self.memory = self.memory // 2 if self.chunk > 1 else 0
-        self.chunk = max(1, self.chunk // 2)
-        self.__dict__.pop("correction", None)
 
     @cached_property
     @torch.no_grad()

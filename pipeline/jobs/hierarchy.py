@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 
 from pipeline.anatomy.hierarchy import Hierarchy, Network, hierarchy
 from pipeline.api import OpenRun
 from pipeline.cubes.assemble import padded
-from pipeline.curvature.memory import basis_budget
-from pipeline.curvature.parallel import least_over_ranks
+from pipeline.curvature.memory import budget
 from pipeline.jobs.parts import Record, options_of, write_parts
 from pipeline.spectra.lanczos import Quadrature
 from pipeline.tasks import Access, HierarchyJob
@@ -36,8 +34,7 @@ def _part(job: HierarchyJob, run: OpenRun, split: str, record: Record) -> xr.Dat
         classes=len(run.class_names),
         settings=job.hierarchy,
         seed=run.spec.seed,
-        room=least_over_ranks(basis_budget(job.compute.basis_gb, run.device), run.device),
-        host_room=least_over_ranks(basis_budget(None, torch.device("cpu")), run.device),
+        room=budget(job.compute.basis_gb, run.device),
         options=options_of(job),
         wrap=record,
     )

@@ -18,10 +18,9 @@ from pipeline.api import OpenRun
 from pipeline.cubes.eigenspaces import eigenspaces
 from pipeline.curvature.layer import layer_names
 from pipeline.curvature.linearize import NotLinearizedError
-from pipeline.curvature.memory import basis_budget
-from pipeline.curvature.parallel import least_over_ranks
+from pipeline.curvature.memory import budget
 from pipeline.device import release
-from pipeline.errors import AnatomyError
+from pipeline.errors import AnatomyError, TooLittleMemoryError
 from pipeline.jobs.parts import Record, options_of, write_parts
 from pipeline.progress import Progress, say
 from pipeline.tasks import Access, LayersJob
@@ -43,7 +42,7 @@ def _part(job: LayersJob, run: OpenRun, split: str, record: Record) -> xr.Datase
         classes=len(run.class_names),
         settings=settings,
         seed=run.spec.seed,
-        room=least_over_ranks(basis_budget(job.compute.basis_gb, run.device), run.device),
+        room=budget(job.compute.basis_gb, run.device),
         options=options_of(job),
         wrap=record,
     )
@@ -54,6 +53,8 @@ def _part(job: LayersJob, run: OpenRun, split: str, record: Record) -> xr.Datase
             release()  # what the layer before took
             try:
                 found[name] = layer_anatomy(network, name)
+            except TooLittleMemoryError:
+                raise
             except AnatomyError as error:
                 if settings.names:
                     raise

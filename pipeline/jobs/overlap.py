@@ -25,7 +25,7 @@ from pipeline.api import open_run
 from pipeline.atomic import replacing, sha256
 from pipeline.cubes.eigenspaces import eigenspace, layer_sizes
 from pipeline.cubes.store import attributes, opened_part, refusal_of, write_part
-from pipeline.curvature.memory import basis_budget
+from pipeline.curvature.memory import budget
 from pipeline.device import device_name, prepare, within_memory
 from pipeline.progress import progress
 from pipeline.provenance import provenance
@@ -83,7 +83,7 @@ def _write(target: Path, job: OverlapJob) -> None:
     missing.sort(key=lambda pair: [side.group for side in pair])
     batches = [list(some) for _, some in groupby(missing, lambda pair: [s.group for s in pair])]
     itemsize = getattr(torch, job.compute.dtype).itemsize
-    if missing and held_bytes(missing, itemsize) <= basis_budget(job.compute.basis_gb, device):
+    if missing and held_bytes(missing, itemsize) <= budget(job.compute.basis_gb, device):
         batches = [missing]
     label = f"{job.dataset}/{job.model}/{job.norm} overlap"
     for pairs in progress(batches, total=len(batches), label=label):

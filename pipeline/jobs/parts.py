@@ -25,10 +25,9 @@ from pipeline.scratch import only_maker, scratch_folder
 from pipeline.tasks import Access, BoundsJob, StageJob
 
 Record = Callable[[LinearOperator, str], LinearOperator]
-# Products themselves go on with less.
 BESIDE_PRODUCTS = (
-    "It holds data, kept chunks and a basis. Lower compute.basis_gb or compute.memory_gb (null: a "
-    "quarter of all memory each), or set compute.stream to true"
+    "It holds data, kept chunks and a basis. Lower compute.basis_gb or compute.memory_gb (null: 8 "
+    "GiB each on a GPU), or set compute.stream to true"
 )
 Dissect = Callable[[OpenRun, str, Record], xr.Dataset]
 

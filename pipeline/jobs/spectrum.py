@@ -18,8 +18,7 @@ from pipeline.anatomy.spectrum import (
 )
 from pipeline.api import OpenRun
 from pipeline.curvature.gram import factor_bytes, gauss_newton_factors
-from pipeline.curvature.memory import basis_budget
-from pipeline.curvature.parallel import least_over_ranks
+from pipeline.curvature.memory import budget
 from pipeline.curvature.sandwich import gauss_newton
 from pipeline.curvature.second_order import hessian, residual
 from pipeline.device import release
@@ -51,7 +50,7 @@ def _spectrum(
     data, compute, settings = getattr(run, split), job.compute, job.spectrum
     options = options_of(job)
     operator = OPERATORS[matrix](run.model, data, **options)
-    room = least_over_ranks(basis_budget(compute.basis_gb, run.device), run.device)
+    room = budget(compute.basis_gb, run.device)
     p, factors = operator.shape[0], len(data.labels) * len(run.class_names)
     if matrix == "G" and factors <= min(p, settings.exact):
         taken = factor_bytes(len(data.labels), len(run.class_names), p, operator.dtype)

@@ -10,7 +10,7 @@ from pipeline.anatomy.spectrum import LEAST_ROOM, dense_bytes
 from pipeline.config import Config
 from pipeline.curvature.gram import factor_bytes
 from pipeline.curvature.levels import PARTS, Weights
-from pipeline.curvature.memory import GIB, SHARE_FOR_BASIS, SHARE_FOR_CHUNKS, SHARE_FOR_PASS
+from pipeline.curvature.memory import GIB, budget, pass_budget
 from pipeline.curvature.problem import GUESS
 from pipeline.device import SHARE_FOR_DATA
 from pipeline.plan.cost import Cost
@@ -29,7 +29,7 @@ PART = 50_000  # bytes of a part's labels and provenance: those of the default e
 
 @dataclass(frozen=True)
 class Room:
-    """Bytes of a device, of main memory, and the shares of the device that jobs allow themselves.
+    """Bytes of a device, of main memory, and the budgets of jobs on the device.
 
     ``data`` is what a split's images may take before they are streamed.  ``processes`` share the
     examples; ``itemsize`` is of the numbers that curvature is made of.
@@ -92,15 +92,15 @@ def room_of(config: Config, stage: str, *, device_gb: float) -> Room:
     compute, asked = config.compute, getattr(config.resources, stage)
     main = asked.mem_mb * 1e6
     device = device_gb * GIB if on_gpu(config, stage) else main
-    gib = {"chunks": compute.memory_gb, "basis": compute.basis_gb}
-    shares = {"chunks": SHARE_FOR_CHUNKS, "basis": SHARE_FOR_BASIS}
+    kind = torch.device("cuda" if on_gpu(config, stage) else "cpu")
     spread = stage in ("spectrum", "hierarchy", "layers")
     data = {True: 0.0, False: inf, "auto": SHARE_FOR_DATA * min(device, main)}
     return Room(
         device=device,
         main=main,
-        **{k: shares[k] * device if gib[k] is None else gib[k] * GIB for k in shares},
-        at_once=SHARE_FOR_PASS * device,
+        chunks=budget(compute.memory_gb, kind),
+        basis=budget(compute.basis_gb, kind),
+        at_once=pass_budget(kind),
         data=data[compute.stream],
         processes=max(1, asked.gpu) if spread else 1,
         itemsize=getattr(torch, compute.dtype).itemsize,
@@ -216,7 +216,7 @@ def hierarchy_cost(config: Config, network: NetworkFacts, room: Room, *, example
     each = examples * network.component(kept=kept)
     chosen = len(chosen_classes(C, settings.classes))
     gram, vectors = GRAM_COPIES * WIDE * C**4, C**2 * p * room.itemsize
-    fits = gram <= SHARE_FOR_BASIS * room.main and vectors <= BLOCKS * room.basis
+    fits = gram <= room.basis and vectors <= BLOCKS * room.basis
     whole = chosen == C or fits
     names = ["G", "B2", *settings.knockouts, *([] if whole else ["B1"])]
     quadratures = len({Weights.of(name) for name in names})

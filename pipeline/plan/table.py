@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.config import Config
-from pipeline.curvature.memory import GIB
+from pipeline.curvature.memory import CPU_BUDGET, GIB, GPU_BUDGET
 from pipeline.plan.costs import on_gpu
 from pipeline.plan.jobs import Plan, Row, plan_of
 
@@ -120,15 +120,15 @@ def _assumptions(config: Config, plan: Plan, tflops: float, device_gb: float) ->
     gpus = [rule for rule, row in plan.rows.items() if row.cost.flop and on_gpu(config, rule)]
     if gpus:
         yield f"{', '.join(gpus)} on GPUs of {device_gb:g} GiB (--device-gb)"
-    shares = (
-        ("a quarter for linearised chunks", config.compute.memory_gb),
-        ("a quarter for a Krylov basis", config.compute.basis_gb),
-        ("a tenth for a pass", None),
+    budgets = (
+        ("linearised chunks", config.compute.memory_gb),
+        ("a Krylov basis", config.compute.basis_gb),
+        ("a pass", None),
     )
-    unset = ", ".join(text for text, gib in shares if gib is None)
+    unset = ", ".join(text for text, gib in budgets if gib is None)
     yield (
-        f"of its device's memory a job takes at most {unset}. Without a GPU that is mem_mb, to "
-        "which a scheduler holds it; with none it is all of the machine's, and jobs keep more"
+        f"budgets by default, each {CPU_BUDGET / GIB:g} GiB on a CPU and {GPU_BUDGET / GIB:g} GiB "
+        f"on a GPU, whatever memory the job has: {unset}"
     )
     rows = plan.rows.values()
     scratch = max(row.cost.scratch for row in rows)
