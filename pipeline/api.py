@@ -25,8 +25,9 @@ class OpenRun:
 
     ``spec`` is the run; ``epoch`` the checkpoint; ``train`` and ``test`` have ``.inputs``
     (N, channels, height, width) and ``.labels`` (N,); inputs that do not fit in memory are
-    ``Streamed``, whose rows are read when they are asked for.  ``diverged_epoch`` is None for a run
-    that stayed finite.
+    ``Streamed``, whose rows are read when they are asked for.  ``data_digests`` are those of a
+    custom source's splits: reading other examples than those trained on raises DataError.
+    ``diverged_epoch`` is None for a run that stayed finite.
     """
 
     folder: Path
@@ -36,6 +37,7 @@ class OpenRun:
     access: Access
     in_shape: tuple[int, ...]
     class_names: tuple[str, ...]
+    data_digests: dict[str, str]
     diverged_epoch: int | None
     checksum: str
     device: torch.device
@@ -92,8 +94,8 @@ class OpenRun:
 
     def _examples(self, split: str) -> Examples:
         place = {"device": self.device, "dtype": self.dtype}
-        results = results_of(self.folder)
-        read = run_examples(self.spec, self.job, self.access, split, results=results, **place)
+        about = {"results": results_of(self.folder), "digest": self.data_digests.get(split)}
+        read = run_examples(self.spec, self.job, self.access, split, **about, **place)
         return read.to(**place)
 
 
@@ -127,6 +129,7 @@ def open_run(
         access=access or Access.model_validate(record["access"]),
         in_shape=tuple(record["in_shape"]),
         class_names=tuple(record["class_names"]),
+        data_digests=record.get("data_digests", {}),
         diverged_epoch=record["diverged_epoch"],
         checksum=record["checkpoints"][str(epoch)],
         device=torch.device(device),

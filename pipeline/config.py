@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import product
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -36,6 +37,15 @@ from pipeline.stages import (
 Group = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
 
+def same_place(path: str) -> str:
+    """Return one spelling of a path: relative inside the working folder, absolute outside it.
+
+    ``~`` and links are resolved.  A working folder that is moved with its data keeps the spelling.
+    """
+    real, here = Path(path).expanduser().resolve(), Path.cwd().resolve()
+    return str(real.relative_to(here)) if real.is_relative_to(here) else str(real)
+
+
 class Dataset(Settings):
     """A data set: where its images come from and how they are prepared."""
 
@@ -62,14 +72,22 @@ class Dataset(Settings):
         description="classes merged into fewer, by their numbers from 0, such as [[0, 1], [2, 3]]; "
         "examples of classes in no group are left out",
     )
-    random_labels: bool = Field(False, description="labels permuted among the examples, for good")
+    random_labels: bool = Field(
+        False,
+        description="labels permuted among all examples of a split; subsets keep the labels of "
+        "their images",
+    )
     options: dict[str, Any] = Field(default={}, description="passed to your own function")
 
     def resolved(self) -> "Dataset":
-        """Return the same with the catalogue's facts where the config says nothing."""
+        """Return a copy with the catalogue's facts for unset fields, and ``path`` in one spelling.
+
+        So a folder is the same data set however its path is written.
+        """
         facts = SOURCES.get(self.source)
         return self.model_copy(
             update={
+                "path": self.path and same_place(self.path),
                 "fit": self.fit or (facts.fit if facts else "pad"),
                 "mean": self.mean or (facts.mean if facts else (0.5,)),
                 "std": self.std or (facts.std if facts else (0.5,)),
@@ -178,7 +196,7 @@ class Config(Settings):
     results: Annotated[str, StringConstraints(min_length=1), AfterValidator(os.path.normpath)] = (
         "results"
     )
-    data_root: str = Field(
+    data_root: Annotated[str, AfterValidator(os.path.expanduser)] = Field(
         "data",
         description="where torchvision keeps its data sets; changing it reruns nothing where "
         "the files are the same",

@@ -12,8 +12,9 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.catalogue import FIGURES, FOLDER, SHOWN_MATRICES, SOURCES
-from pipeline.config import Config, Dataset
+from pipeline.config import Config, Dataset, same_place
 from pipeline.errors import ConfigError
+from pipeline.image_folder import class_folders, images_in
 from pipeline.image_size import IMAGE_SIZE
 from pipeline.overlay import overlaid
 from pipeline.refusals import (
@@ -221,8 +222,8 @@ def smallest_class(dataset: Dataset, wanted: int) -> int | None:
         return SOURCES[dataset.source].smallest_class
     if dataset.source != FOLDER or dataset.path is None:
         return None
-    classes = [folder for folder in Path(dataset.path, "train").glob("*") if folder.is_dir()]
-    counts = [sum(1 for _ in islice(folder.iterdir(), wanted)) for folder in classes]
+    classes = class_folders(Path(same_place(dataset.path), "train"))
+    counts = [sum(1 for _ in islice(images_in(folder), wanted)) for folder in classes]
     return min(counts, default=None)
 
 

@@ -6,40 +6,52 @@ names, sizes and times, and made anew when these differ.
 
 import hashlib
 import json
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from pipeline.atomic import replacing, sha256
 from pipeline.catalogue import FOLDER, SOURCES
-from pipeline.config import Dataset
+from pipeline.config import Dataset, same_place
 from pipeline.errors import StorageError
 from pipeline.frozen import told_digest
+from pipeline.image_folder import class_folders, images_in, is_hidden
 
 ABSENT = "absent"
-FOLDER_FILES = ("train/*/*", "test/*/*")
 
 
 def data_files(dataset: Dataset, data_root: str) -> list[Path] | None:
-    """Return a data set's files as they are now, sorted; None where none are looked at."""
-    patterns = dataset.files
+    """Return the files of a data set, sorted; None if the data set has no patterns of files.
+
+    Hidden files, and files in hidden folders, count only if their pattern names something hidden.
+    """
+    patterns, base = dataset.files, _base(dataset, data_root)
     if patterns is None and dataset.source == FOLDER:
-        patterns = FOLDER_FILES
-    elif patterns is None and dataset.source in SOURCES:
+        classes = [*class_folders(base / "train"), *class_folders(base / "test")]
+        return sorted(file for folder in classes for file in images_in(folder) if file.is_file())
+    if patterns is None and dataset.source in SOURCES:
         patterns = SOURCES[dataset.source].files
     if not patterns:
         return None
-    base = _base(dataset, data_root)
-    return sorted({file for pattern in patterns for file in base.glob(pattern) if file.is_file()})
+    return sorted({file for pattern in patterns for file in _matching(base, pattern)})
+
+
+def _matching(base: Path, pattern: str) -> Iterator[Path]:
+    names_hidden = any(map(is_hidden, Path(pattern).parts))
+    for file in base.glob(pattern):
+        hidden = any(map(is_hidden, file.relative_to(base).parts))
+        if file.is_file() and (names_hidden or not hidden):
+            yield file
 
 
 def _base(dataset: Dataset, data_root: str) -> Path:
-    return Path(dataset.path or data_root)
+    return Path(same_place(dataset.path or data_root))
 
 
 def data_key(dataset: Dataset) -> str:
-    """Return what data sets of the same files share, whatever they are called."""
-    return dataset.model_dump_json(include={"source", "path", "files"})
+    """Return a key that data sets of the same files share, whatever their names."""
+    return dataset.resolved().model_dump_json(include={"source", "path", "files"})
 
 
 def data_digest(dataset: Dataset, *, data_root: str, results: str) -> str | None:

@@ -68,13 +68,36 @@ def test_each_seed_draws_its_own_subset():
     assert torch.equal(one.inputs, examples(n_per_class=10, seed=0).inputs)
 
 
-def test_random_labels_are_a_permutation_that_all_runs_share():
-    random = Dataset(source="digits", random_labels=True)
-    true, shuffled = examples(n_per_class=20), examples(random, n_per_class=20)
-    assert torch.equal(true.inputs, shuffled.inputs)
-    assert shuffled.labels.bincount().tolist() == [20] * 10
-    assert (true.labels == shuffled.labels).float().mean() < 0.25
-    assert torch.equal(shuffled.labels, examples(random, n_per_class=20).labels)
+RANDOM = Dataset(source="digits", random_labels=True)
+
+
+def labels_of(found):
+    """Return the label of each image, by its pixels; distinct images only."""
+    return {
+        tuple(x.flatten().tolist()): int(y) for x, y in zip(found.inputs, found.labels, strict=True)
+    }
+
+
+def test_random_labels_are_a_permutation_of_all_labels():
+    true, random = examples(), examples(RANDOM)
+    assert torch.equal(true.inputs, random.inputs)
+    assert torch.equal(true.labels.bincount(), random.labels.bincount())
+    assert (true.labels == random.labels).float().mean() < 0.15
+    assert torch.equal(examples(split="test").inputs, examples(RANDOM, split="test").inputs)
+
+
+@pytest.mark.parametrize("dataset", [RANDOM, RANDOM.model_copy(
+    update={"groups": ((0, 1, 2), (3, 4, 5, 6), (9,))})])  # fmt: skip
+def test_an_image_has_one_random_label_in_every_subset(dataset):
+    full = labels_of(examples(dataset))
+    for n, seed in ((20, 0), (20, 1), (37, 2)):
+        some = examples(dataset, n_per_class=n, seed=seed)
+        assert some.labels.bincount().tolist() == [n] * len(some.class_names)
+        assert labels_of(some).items() <= full.items()
+    one, two = (labels_of(examples(dataset, n_per_class=60, seed=seed)) for seed in (0, 1))
+    shared = one.keys() & two.keys()
+    assert len(shared) > 20
+    assert all(one[image] == two[image] for image in shared)
 
 
 TWO = Dataset(source="digits", groups=((0, 1, 2, 3, 4), (5, 6, 7, 8, 9)))

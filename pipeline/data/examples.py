@@ -12,9 +12,12 @@ from torch.nn import functional as F
 
 from pipeline.catalogue import LOADERS
 from pipeline.config import Dataset
+from pipeline.data.custom import load_custom
 from pipeline.data.decoded import decoded
-from pipeline.data.source import Source, function_at, in_memory
+from pipeline.data.functions import function_at
+from pipeline.data.source import Source
 from pipeline.data.streamed import Inputs, Streamed
+from pipeline.data.values import examined
 from pipeline.device import data_room
 from pipeline.errors import DataError
 from pipeline.image_size import image_size
@@ -54,9 +57,11 @@ def run_examples(
     results: str | Path,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
+    digest: str | None = None,
 ) -> Examples:
     """Return the examples of a split as a run has them, still to be moved to ``device``, ``dtype``.
 
+    ``digest`` is that of the examples that the run was trained on, if their source is custom.
     Images that are streamed and take long to read are decoded once, below ``results``/data.
     """
     return load_examples(
@@ -69,6 +74,7 @@ def run_examples(
         image_size=image_size(job.model),
         room=data_room(access.stream, device, dtype),
         decoded_as=Path(results) / "data" / f"{run.dataset}-{job.data}",
+        digest=digest,
     )
 
 
@@ -83,25 +89,34 @@ def load_examples(
     image_size: int | None = None,
     room: int | None = None,
     decoded_as: Path | None = None,
+    digest: str | None = None,
 ) -> Examples:
     """Return the examples of a split, ready for a network.
 
     ``n_per_class`` > 0 draws that many training examples of each class with the run's ``subset``
-    stream; the test split is always whole.  ``image_size`` is the square a network needs.
+    stream; the test split is always whole.  With random labels a class is that of the random
+    labels.  ``image_size`` is the square a network needs.  ``digest`` is the one that ``examined``
+    returned for the split before; other examples than those are refused.
     Images that take more than ``room`` bytes are streamed; those of single files are decoded first,
     to files whose names begin with ``decoded_as``, if given.
     Raises DataError where data are missing, corrupt or too few.
     """
     dataset = dataset.resolved()
     source = open_source(dataset, split, data_root=data_root, download=download)
+    if digest and examined(source, dataset.source, split) != digest:
+        raise DataError(
+            f"{dataset.source}, {split} split: two calls returned different examples. Fix the "
+            "seed of every random number in it, and sort what comes in no fixed order (a set, a "
+            "folder's listing)"
+        )
+    if dataset.random_labels:
+        # Of all examples, before the subset: an image has one label in every subset.
+        draw = np.random.default_rng(stream(RANDOM_LABELS_SEED, "labels", split))
+        source = replace(source, labels=draw.permutation(source.labels))
     indices = np.arange(len(source.labels))
     if split == "train" and n_per_class:
         indices = balanced_subset(source.labels, n_per_class, stream(seed, "subset"))
     labels = source.labels[indices]
-    if dataset.random_labels:
-        # A permutation of the chosen examples' labels keeps the subset balanced.
-        draw = np.random.default_rng(stream(RANDOM_LABELS_SEED, "labels", split))
-        labels = draw.permutation(labels)
     prepare = partial(prepared, size=image_size, dataset=dataset)
     inputs = None if room is None else _streamed(source, indices, prepare, room)
     if inputs is not None and source.key and decoded_as:
@@ -141,13 +156,7 @@ def _whole_source(dataset: Dataset, split: str, *, data_root: str, download: boo
     if dataset.source in LOADERS:
         load = function_at(LOADERS[dataset.source], "the catalogue")
         return load(dataset, split, data_root=data_root, download=download)
-    load = function_at(dataset.source, "a data set's source")
-    images, labels = load(split=split, data_root=data_root, **dataset.options)
-    labels = np.asarray(labels)
-    names = tuple(str(c) for c in range(int(labels.max()) + 1))
-    # An array may be mapped from a file: only what is read of it comes to memory.
-    images = images if isinstance(images, np.ndarray) else torch.as_tensor(images)
-    return in_memory(images, labels, names)
+    return load_custom(dataset, split, data_root=data_root)
 
 
 def grouped(source: Source, groups: Sequence[Sequence[int]]) -> Source:

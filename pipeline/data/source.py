@@ -1,14 +1,10 @@
-"""What every source of images hands over, and the refusals they share."""
+"""A split of a data set, its images read on demand: what every source returns."""
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-
-from pipeline.errors import AnatomyError
 
 
 @dataclass(frozen=True)
@@ -35,15 +31,3 @@ def in_memory(
         return torch.as_tensor(images[indices])
 
     return Source(labels.astype(np.int64), read, class_names)
-
-
-def function_at(path: str, place: str) -> Callable[..., Any]:
-    """Return the function at ``module:function``; ``place`` says where it was named."""
-    module, _, name = path.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise AnatomyError(
-            f"{place} names {path}, which cannot be imported: {error}. Put the module on "
-            "PYTHONPATH or in the folder that snakemake runs in, and mind the spelling"
-        ) from error

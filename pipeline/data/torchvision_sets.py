@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torchvision import datasets
-from torchvision.datasets.folder import find_classes
 from torchvision.datasets.imagenet import META_FILE, load_meta_file
 from torchvision.datasets.utils import check_integrity
 from torchvision.transforms import v2
 
 from pipeline.config import Dataset
+from pipeline.data.early import folder_paths, refuse_deep
 from pipeline.data.source import Source, in_memory
 from pipeline.errors import DataError
 from pipeline.scratch import alone
@@ -76,7 +77,8 @@ def load_imagenet(dataset: Dataset, split: str, *, data_root: str, download: boo
     size = dataset.image_size or IMAGENET_SIZE
     steps = [v2.Resize(round(size * IMAGENET_MARGIN)), v2.CenterCrop(size)]
     view = v2.Compose([*steps, v2.PILToTensor()])
-    return _on_demand(loaded, view, names, loaded.targets, _key(loaded, view, dataset))
+    paths = [Path(path) for path, _ in loaded.samples]
+    return _on_demand(Path(loaded.root), paths, view, names, loaded.targets, dataset)
 
 
 class _WholeImageNet(datasets.ImageNet):
@@ -115,74 +117,63 @@ def _unpacked_in_part(root: Path, folder: Path) -> str | None:
 def load_folder(dataset: Dataset, split: str, *, data_root: str, download: bool) -> Source:
     """Return ``path/<split>/<class>/*`` as RGB images, resized to ``image_size`` if given.
 
-    The classes of both splits are those of ``path/train``: one of them may have no test image.
-    Raises DataError where the folder is not there, where it has a class that train lacks, and by
-    file name where an image is corrupt.
+    The classes of both splits are those of ``path/train``: a class may have no test image.
+    Raises DataError as ``folder_paths``, and by file name if an image is corrupt or has more than
+    8 bits per channel.
     """
-    folder, size = Path(dataset.path, split), dataset.image_size
-    try:
-        names = tuple(find_classes(Path(dataset.path, "train"))[0])
-        loaded = datasets.ImageFolder(folder, allow_empty=split == "test")
-    except FileNotFoundError as error:
-        raise DataError(
-            f"no image folder at {folder.resolve()} ({error}). It should hold one folder of images "
-            "per class"
-        ) from error
-    unknown = sorted(set(loaded.classes) - set(names))
-    if unknown or not loaded.samples:
-        raise DataError(
-            f"{folder.resolve()} has images of {', '.join(unknown[:3]) or 'no class'}, but the "
-            f"classes are those of train: {', '.join(names[:3])}, ... Name its folders as train's, "
-            "and remove what train has no images of"
-        )
-    # torchvision numbers the folders that a split has.
-    number = np.array([names.index(name) for name in loaded.classes])
+    names, paths, labels = folder_paths(dataset, split)
+    size = dataset.image_size
     steps = [v2.Resize(size), v2.CenterCrop(size)] if size else []
     view = v2.Compose([*steps, v2.PILToTensor()])
-    labels = number[loaded.targets]
-    return _on_demand(loaded, view, names, labels, _key(loaded, view, dataset))
+    folder = Path(dataset.path, split)
+    return _on_demand(folder, paths, view, names, labels, dataset)
 
 
 def _on_demand(
-    loaded: datasets.ImageFolder,
+    folder: Path,
+    paths: Sequence[Path],
     view: v2.Compose,
     names: tuple[str, ...],
     labels: Sequence[int],
-    key: str,
+    dataset: Dataset,
 ) -> Source:
     def read(indices: np.ndarray) -> torch.Tensor:
         # As many threads as the job has for its arithmetic: decoding needs no more of Python.
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            images = list(pool.map(partial(_read_one, loaded, view=view), indices.tolist()))
+            images = list(pool.map(partial(_read_one, view=view), [paths[i] for i in indices]))
         shapes = {tuple(image.shape) for image in images}
         if len(shapes) > 1:
             raise DataError(
-                f"the images of {loaded.root} differ in size ({sorted(shapes)[:3]} ...). "
+                f"the images of {folder} differ in size ({sorted(shapes)[:3]} ...). "
                 "Set image_size for this data set"
             )
         return torch.stack(images)
 
+    key = _key(folder, paths, view, dataset)
     return Source(np.asarray(labels, dtype=np.int64), read, names, key)
 
 
-def _key(loaded: datasets.ImageFolder, view: v2.Compose, dataset: Dataset) -> str:
-    """Return what tells decoded images from others: their folder, their names, and how they look.
+def _key(folder: Path, paths: Sequence[Path], view: v2.Compose, dataset: Dataset) -> str:
+    """Return a key of decoded images: their folder, their names, and how they are resized.
 
-    Of a data set whose files are not digested (``files: []``) each one's size and time as well.
+    If files are not digested (``files: []``), the size and time of each count too.
     """
-    key = hashlib.sha256(f"{view} {Path(loaded.root).resolve()}\n".encode())
-    for path, _ in loaded.samples:
+    key = hashlib.sha256(f"{view} {folder.resolve()}\n".encode())
+    for path in paths:
         about = os.stat(path) if dataset.files == () else None
         stamp = f" {about.st_size} {about.st_mtime_ns}" if about else ""
-        key.update(f"{Path(path).parent.name}/{Path(path).name}{stamp}\n".encode())
+        key.update(f"{path.parent.name}/{path.name}{stamp}\n".encode())
     return key.hexdigest()[:16]
 
 
-def _read_one(loaded: datasets.ImageFolder, index: int, *, view: v2.Compose) -> torch.Tensor:
-    path = loaded.samples[index][0]
+def _read_one(path: Path, *, view: v2.Compose) -> torch.Tensor:
     try:
-        return view(loaded.loader(path))
-    except OSError as error:
+        with Image.open(path) as image:
+            refuse_deep(path, image.mode)
+            return view(image.convert("RGB"))
+    except DataError:
+        raise
+    except Exception as error:  # PIL raises many kinds for a file that is no image
         raise DataError(f"corrupt image {path} ({error}). Replace or remove it") from error
 
 

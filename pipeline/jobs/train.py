@@ -8,10 +8,13 @@ from shutil import copyfile
 from typing import Any
 
 from pipeline.atomic import replacing, sha256
+from pipeline.data.checks import check_data
+from pipeline.data.custom import is_custom
 from pipeline.data.examples import run_examples
 from pipeline.data_files import ABSENT, remember_fetched
 from pipeline.device import device_name, prepare, within_memory
-from pipeline.models.registry import build
+from pipeline.models.checks import check_outputs
+from pipeline.models.registry import FAMILIES, build
 from pipeline.provenance import provenance
 from pipeline.runs import Run, checkpoint_path, results_of
 from pipeline.scratch import only_maker, scratch_folder
@@ -33,8 +36,13 @@ def train_run(folder: Path, job: TrainJob, access: Access = AS_IS, *, save_every
     run = Run.from_path(folder)
     device = prepare(job.compute)
     results = results_of(folder)
+    checked = check_data(job.dataset, data_root=access.data_root, download=access.download)
+    # Only a user's function may return other examples when it is called again.
+    digests = {split: facts.digest for split, facts in checked.items() if is_custom(job.dataset)}
     train_set, test_set = (
-        run_examples(run, job, access, split, results=results, device=device)
+        run_examples(
+            run, job, access, split, results=results, device=device, digest=digests.get(split)
+        )
         for split in ("train", "test")
     )
     if job.data == ABSENT:
@@ -48,6 +56,8 @@ def train_run(folder: Path, job: TrainJob, access: Access = AS_IS, *, save_every
         init=job.recipe.init,
         seed=stream(run.seed, "init"),
     ).to(device)
+    if job.model.family not in FAMILIES:
+        check_outputs(network, job.model, in_shape, len(train_set.class_names))
     with only_maker(folder / "run.json"), scratch_folder(folder, job) as scratch:
         history = train(
             network,
@@ -64,6 +74,7 @@ def train_run(folder: Path, job: TrainJob, access: Access = AS_IS, *, save_every
             "run": asdict(run),
             "in_shape": in_shape,
             "class_names": train_set.class_names,
+            "data_digests": digests,
             "diverged_epoch": history[-1].epoch if history[-1].diverged else None,
             "access": access.model_dump(mode="json"),
             "provenance": provenance(

@@ -4,8 +4,9 @@ import torch
 from torch import nn
 
 from pipeline.config import Model
-from pipeline.data.source import function_at
+from pipeline.data.functions import call_function, function_at
 from pipeline.errors import AnatomyError
+from pipeline.models.checks import check_network
 from pipeline.models.densenet import densenet40
 from pipeline.models.fnet import fnet
 from pipeline.models.lenet import lenet5
@@ -28,7 +29,8 @@ def build(
     """Return a freshly initialised network, drawn from the stream seed ``seed``.
 
     ``init`` is "default" (PyTorch's own) or "xavier".  The global generator is left as it was.
-    Raises AnatomyError where a single logit is asked for of more than two classes.
+    Raises AnatomyError if a single logit is asked for more than two classes, and, for a user's
+    function, as ``call_function`` and ``check_network``.
     """
     if model.single_logit and classes != 2:
         raise AnatomyError(
@@ -42,14 +44,11 @@ def build(
             options = model.model_dump(exclude={"family", "single_logit"})
             network = FAMILIES[model.family](in_shape, outputs, norm, **options)
         else:
-            network = function_at(model.family, "a model's family")(
-                in_shape, outputs, norm, **model.options
+            function = function_at(model.family, "a model's family")
+            returned = call_function(
+                function, model.family, in_shape, outputs, norm, **model.options
             )
-        if not isinstance(network, nn.Module):
-            raise AnatomyError(
-                f"{model.family} returned a {type(network).__name__}. It must return a "
-                "torch.nn.Module whose output is (N, classes) logits"
-            )
+            network = check_network(returned, model.family, norm)
         if init == "xavier":
             network.apply(_xavier)
     return paired(network) if model.single_logit else network
@@ -58,6 +57,7 @@ def build(
 def _xavier(layer: nn.Module) -> None:
     """Initialise a layer as D does: Xavier weights, zero bias."""
     if isinstance(layer, nn.Linear | nn.Conv2d):
-        nn.init.xavier_uniform_(layer.weight)
-        if layer.bias is not None:
+        if layer.weight.requires_grad:  # frozen weights are the user's
+            nn.init.xavier_uniform_(layer.weight)
+        if layer.bias is not None and layer.bias.requires_grad:
             nn.init.zeros_(layer.bias)

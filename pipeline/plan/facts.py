@@ -132,7 +132,7 @@ def network_facts(model: Model, norm: str, data: DataFacts) -> NetworkFacts:
     """
     try:
         return _facts_on("meta", model, norm, data)
-    except (NotImplementedError, RuntimeError):
+    except (AnatomyError, NotImplementedError, RuntimeError):
         return _facts_on("cpu", model, norm, data)
 
 

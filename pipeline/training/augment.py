@@ -7,7 +7,7 @@ import torch
 
 from pipeline.config import Dataset
 from pipeline.data.examples import normalised, plain
-from pipeline.data.source import function_at
+from pipeline.data.functions import function_at
 from pipeline.errors import AnatomyError
 
 
