@@ -78,8 +78,9 @@ def search(
     probability of COMPLETE if such a value exists.
     """
     products = 0
-    for share in (SHARE, None):  # a smaller y may be exceeded by a copy within the tolerance
-        kept, ends = _divided(krylov, found, k, bottom, slack, share, risk / 2)
+    # A copy of the last wanted value, within the tolerance, may exceed the first y.
+    for share, part in ((SHARE, 0.8), (None, 0.2)):
+        kept, ends = _divided(krylov, found, k, bottom, slack, share, part * risk)
         if len(kept) < krylov.filled or krylov.size - krylov.filled < FEWEST_STEPS:
             krylov.cut(found, kept)
         first = krylov.filled
