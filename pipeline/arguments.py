@@ -23,20 +23,28 @@ def checked_count(value: Any, name: str, *, least: int = 1, most: int | None = N
 
 
 def checked_number(
-    value: Any, name: str, *, above: float | None = None, least: float | None = None
+    value: Any,
+    name: str,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
 ) -> float:
-    """Return ``value`` as a finite float, greater than ``above`` or not less than ``least``."""
+    """Return ``value`` as a finite float: > ``above``, >= ``least`` and < ``below``."""
     cure = "Give a finite number"
     if above is not None:
         cure += f" greater than {above:g}"
     if least is not None:
         cure += f", at least {least:g}"
+    if below is not None:
+        cure += f", less than {below:g}"
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     if (
         not is_number
         or not math.isfinite(value)
         or (above is not None and value <= above)
         or (least is not None and value < least)
+        or (below is not None and value >= below)
     ):
         raise ArgumentError(f"{name} is {_shown(value)}. {cure}")
     return float(value)

@@ -41,6 +41,7 @@ def matrix(draw, outliers):
         "bottom_residual": ("from_bottom", [1e-5]),
         "exact": float(outliers == 0),
         "basis_kept": 30.0,
+        "complete": 1.0,
         "square_trace": 2.0,
         "square_trace_stderr": 0.1,
         "moment": ("degree", [1.1, 1.9]),

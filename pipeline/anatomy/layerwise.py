@@ -80,6 +80,7 @@ class LayerAnatomy:
     outputs: int
     inputs: int
     asked: int
+    complete: bool
     closed_form: float
     residual_share: float
     eigenvalues: np.ndarray
@@ -107,7 +108,10 @@ def layer_anatomy(network: Network, layer: str) -> LayerAnatomy:
             seed=stream(network.seed, "layers", layer),
             max_products=most,
         )
-    # A value below its residual is not told from zero, nor its vector from any other.
+    if not pairs.complete:
+        say(f"{layer}: eigenvalues may be missing among the {k} largest")
+    # An eigenvalue below its residual cannot be distinguished from zero; its eigenvector is
+    # arbitrary.
     known = pairs.converged & (pairs.values > pairs.residuals)
     kept = leading(known)
     if kept < asked:
@@ -123,6 +127,7 @@ def layer_anatomy(network: Network, layer: str) -> LayerAnatomy:
         outputs=m,
         inputs=n,
         asked=asked,
+        complete=pairs.complete,
         closed_form=CLOSED_FORM[operator.route],
         residual_share=operator.residual_share,
         eigenvalues=values,

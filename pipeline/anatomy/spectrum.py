@@ -13,6 +13,7 @@ from pipeline.curvature.gram import Factors
 from pipeline.curvature.memory import refuse_basis_beyond_memory
 from pipeline.curvature.watched import watched
 from pipeline.errors import AnatomyError
+from pipeline.progress import say
 from pipeline.spectra.eigenpairs import Eigenpairs, basis_size, most_products, top_eigenpairs
 from pipeline.spectra.lanczos import Quadrature, lanczos_quadrature, norms
 from pipeline.spectra.outliers import Outliers, count_outliers
@@ -104,7 +105,7 @@ def _pairs(
     refuse_basis_beyond_memory(operator, 2 * basis_size(top + bottom), basis_bytes)
     most = most_products(top + bottom)
     with watched(operator, label=f"{matrix} eigenpairs", total=most, at_most=True) as counted:
-        return top_eigenpairs(
+        pairs = top_eigenpairs(
             counted,
             top,
             bottom=bottom,
@@ -112,6 +113,9 @@ def _pairs(
             seed=stream(seed, "eigenpairs"),
             basis=min(room, basis_size(top + bottom)),
         )
+    if not pairs.complete:
+        say(f"{matrix}: eigenvalues may be missing among the {top} largest or {bottom} smallest")
+    return pairs
 
 
 def dense_bytes(p: int) -> int:
@@ -168,7 +172,15 @@ def _whole(
     sums = [float(np.sum(found**degree)) for degree in DEGREES]
     converged = ~(residuals > settings.tolerance * np.abs(found).max())
     return MatrixSpectrum(
-        Eigenpairs(found, V, residuals, converged, products=0),
+        Eigenpairs(
+            found,
+            V,
+            residuals,
+            converged,
+            products=0,
+            complete=bool(converged.all()),
+            confidence=1.0,
+        ),
         bulk,
         Trace(sums[0], 0.0, sums[1], 0.0, probes=0),
         tuple((value, 0.0) for value in sums),

@@ -18,6 +18,12 @@ LAYERS_SCHEMA: dict[str, dict[str, Variable]] = {
             "1",
             "docs/method.md",
         ),
+        "complete": Variable(
+            _LAYER,
+            "1 if the pairs are the largest with 99 % confidence, 0 if some may be missing",
+            "1",
+            "docs/method.md",
+        ),
         "closed_form": Variable(
             _LAYER,
             "1 where the layer's Hessian was multiplied in closed form, 0 by autograd, 0.5 by both",

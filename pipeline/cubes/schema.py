@@ -72,6 +72,13 @@ SCHEMA: dict[str, dict[str, Variable]] = {
         "converged": Variable(
             _ORDER, "1 where the residual is within tolerance", "1", "docs/method.md"
         ),
+        "complete": Variable(
+            _MATRIX,
+            "1 if the pairs are the largest (and smallest) with 99 % confidence, 0 if some may be "
+            "missing",
+            "1",
+            "docs/method.md",
+        ),
         "bottom_eigenvalue": Variable(
             _BOTTOM, "eigenvalue, the smallest first; NaN if not converged", "nat", "S"
         ),

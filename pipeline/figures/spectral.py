@@ -132,6 +132,8 @@ def curve(matrix: xr.Dataset, settings: Figures) -> Curve:
     p = float(matrix.dimension)
     values, weights, seeds = spectrum(matrix)
     low, high = np.nanmin(values), np.nanmax(values)
+    if low == high:  # one value, such as of a zero matrix: give the axis a length
+        low, high = low - 0.5, high + 0.5
     pad = settings.margin * (high - low)
     x = np.linspace(low - pad, high + pad, settings.points)
     outliers = atoms(matrix)[: int(matrix.outlier_count)]

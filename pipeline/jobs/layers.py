@@ -93,6 +93,7 @@ def _of_layer(layer: LayerAnatomy, network: Network) -> xr.Dataset:
         "outputs": float(layer.outputs),
         "inputs": float(layer.inputs),
         "pairs_asked": float(layer.asked),
+        "complete": float(layer.complete),
         "closed_form": layer.closed_form,
         "residual_share": layer.residual_share,
         "eigenvalue": ("order", layer.eigenvalues),

@@ -20,7 +20,7 @@ import xarray as xr
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from pipeline.anatomy.overlap import eigenspace_overlap
+from pipeline.anatomy.overlap import from_cosines
 from pipeline.api import open_run
 from pipeline.atomic import replacing, sha256
 from pipeline.cubes.eigenspaces import eigenspace, layer_sizes
@@ -164,7 +164,7 @@ def _compared(
                 if a.file in read and b.file in read:
                     k = min(len(read[a.file]), len(read[b.file]))
                     U, V = read[a.file][:k].T, read[b.file][:k].T
-                    result[layer] = eigenspace_overlap(U, V).cpu().numpy()
+                    result[layer] = from_cosines(U.T @ V).cpu().numpy()
                     one, other = (weights[s.file][f"{layer}.weight"].flatten() for s in (a, b))
                     cosine = torch.cosine_similarity(one.double(), other.double(), dim=0)
                     result[COSINE + layer] = cosine.numpy().reshape(1)

@@ -76,6 +76,7 @@ def _of_matrix(spectrum: MatrixSpectrum) -> xr.Dataset:
         "eigenvalue": ("order", values[:highest]),
         "residual": ("order", pairs.residuals[:highest]),
         "converged": ("order", pairs.converged[:highest].astype(float)),
+        "complete": float(pairs.complete),
         "bottom_eigenvalue": ("from_bottom", values[highest:][::-1]),
         "bottom_residual": ("from_bottom", pairs.residuals[highest:][::-1]),
         "exact": float(spectrum.exact),

@@ -5,20 +5,29 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from pipeline.arguments import checked_count, checked_number
+from pipeline.errors import ArgumentError
+from pipeline.spectra.completeness import Outcome, search
 from pipeline.spectra.krylov import Krylov, Ritz
 from pipeline.spectra.lanczos import Operator, norms
 
 FLOOR = 50  # rounding units of the largest value: what residuals fall to, and no further
 ROOM = 20  # vectors of a basis beyond twice the pairs asked for; tuned on F-200^2 and LeNet5
 
+LEAST_SEARCH = 50  # products that a search may take; as many as the pairs took, if that is more
+
 
 @dataclass(frozen=True)
 class Eigenpairs:
     """Eigenpairs, algebraically largest first; the last ``bottom`` of them are the smallest.
 
-    ``values`` (k,) and ``residuals`` (k,) = ||A v - lambda v|| are float64; ``vectors`` (p, k) has
-    orthonormal columns; ``converged`` (k,) marks residuals within tolerance; ``products`` counts
-    the vectors multiplied in all.
+    ``values`` (k,) and ``residuals`` (k,) = ||A v - lambda v|| are float64.  ``vectors`` (p, k) has
+    orthonormal columns.  ``converged`` (k,) marks residuals within tolerance.  ``products`` counts
+    all vectors multiplied, the search included.  ``complete``: all pairs converged, and no
+    eigenvalue that is not returned exceeds the last of the largest, or undercuts the first of the
+    smallest, by more than the tolerance.  If one does, ``complete`` is True with a probability of
+    at most 1 - ``confidence``.  ``confidence`` is 1 if all eigenvalues are known, and None if
+    there was no search.
     """
 
     values: np.ndarray
@@ -27,15 +36,17 @@ class Eigenpairs:
     converged: np.ndarray
     products: int
     bottom: int = 0
+    complete: bool = False
+    confidence: float | None = None
 
 
 def most_products(k: int) -> int:
-    """Return how many products may be spent on ``k`` pairs where nobody says."""
+    """Return the default limit of products for ``k`` pairs."""
     return max(1000, 50 * k)
 
 
 def basis_size(k: int) -> int:
-    """Return the vectors in the basis for ``k`` pairs; each has its image beside it."""
+    """Return the default number of basis vectors for ``k`` pairs; as many images are kept."""
     return 2 * k + ROOM
 
 
@@ -45,6 +56,7 @@ def top_eigenpairs(
     *,
     bottom: int = 0,
     tolerance: float = 1e-4,
+    confidence: float | None = 0.99,
     seed: int = 0,
     block: int = 1,
     basis: int | None = None,
@@ -52,29 +64,50 @@ def top_eigenpairs(
 ) -> Eigenpairs:
     """Return the ``k`` algebraically largest eigenpairs, and the ``bottom`` smallest.
 
-    ``tolerance`` bounds a converged residual relative to the largest absolute Ritz value.  A Krylov
-    basis of ``basis`` vectors (default ``basis_size``) grows, is cut back to its best Ritz vectors,
-    and grows again, until all pairs converge, or rounding lets none come closer, or
-    ``max_products`` (default ``most_products``; counted when the basis is full) are spent
-    (Wu and Simon, 2000).  Converged pairs stay in the basis, so that later ones cannot repeat them.
-    The basis has its images beside it, so that residuals are measured without a further product:
-    together they take 2 x basis x p numbers.  A matrix not larger than its basis is solved whole.
+    A Krylov basis of ``basis`` vectors grows, is cut back to its best Ritz vectors and grows again,
+    until all pairs converge (thick-restart Lanczos; Wu and Simon, 2000).  Then a random vector in
+    the complement searches for missed eigenvalues, such as copies of a repeated one; if there are
+    any, they join the basis and the iteration goes on (``pipeline.spectra.completeness``).  A
+    matrix not larger than its basis is solved by a dense method.
 
-    Clustered eigenvalues are found one by one, zero ones too, whatever the rank.  An eigenvalue
-    repeated exactly is found as often as it occurs up to ``block`` times, where ``block`` vectors
-    start together and every step multiplies so many.  Raises ValueError where the basis has no room
-    for the pairs and two blocks, FloatingPointError where products are not finite.
+    Parameters
+    ----------
+    operator : symmetric (p, p) operator.
+    k, bottom : numbers of pairs; p in all at most, the largest first.
+    tolerance : a pair converges if its residual is at most tolerance * max |Ritz value|.
+    confidence : probability that the search finds an eigenvalue that is missing; None omits it.
+    seed : seed of the random vectors.
+    block : vectors multiplied together in every step; finds ``block`` copies of an eigenvalue at
+        once.
+    basis : vectors in the basis (default 2 (k + bottom) + 20 + 2 (block - 1)).  Basis and images
+        take 2 * basis * p numbers.
+    max_products : limit, checked when the basis is full (default max(1000, 50 (k + bottom))).
+
+    Raises
+    ------
+    ArgumentError : an argument is out of range, or the basis is smaller than the pairs and two
+        blocks.
+    FloatingPointError : a product is not finite.
     """
     p = operator.shape[0]
-    k = min(k, p)
-    bottom = min(bottom, p - k)
-    size = basis or basis_size(k + bottom) + 2 * (block - 1)
+    k = min(checked_count(k, "k"), p)
+    bottom = min(checked_count(bottom, "bottom", least=0), p - k)
+    tolerance = checked_number(tolerance, "tolerance", above=0)
+    if confidence is not None:
+        confidence = checked_number(confidence, "confidence", above=0, below=1)
+    seed = checked_count(seed, "seed", least=0)
+    block = checked_count(block, "block", most=p)
+    size = basis_size(k + bottom) + 2 * (block - 1)
+    if basis is not None:
+        size = checked_count(basis, "basis")
+    limit = most_products(k + bottom)
+    if max_products is not None:
+        limit = checked_count(max_products, "max_products")
     if p <= size:
         return _whole(operator, k, bottom, tolerance)
     size = _in_blocks(size, k + bottom, block)
-    limit = max_products or most_products(k + bottom)
     krylov = Krylov(operator, size, block, seed)
-    products, before = 0, np.inf
+    products, searches, before = 0, 0, np.inf
     while True:
         products += krylov.grow(k, bottom, 0.9 * tolerance)
         found = krylov.ritz()
@@ -86,22 +119,48 @@ def top_eigenpairs(
         # Rounding keeps the residuals of large matrices above a tolerance that is near it.
         stuck = 0.9 * before < worst <= FLOOR * torch.finfo(operator.dtype).eps * scale
         before = worst
+        outcome = None
+        if converged.all() and len(ends) == k + bottom and confidence and products < limit:
+            searches += 1
+            # The shares sum to 1 over all searches; most calls need only the first.
+            share = 0.8 if searches == 1 else 0.2 / (searches * (searches - 1))
+            outcome, multiplied = search(
+                krylov,
+                found,
+                k,
+                bottom,
+                slack=max(tolerance * scale, torch.finfo(torch.float64).tiny),
+                risk=share * (1 - confidence),
+                most=min(limit - products, max(products, LEAST_SEARCH)),
+            )
+            products += multiplied
         done = (converged.all() or stuck) and len(ends) == k + bottom
-        if done or products >= limit:
-            low = max(0, len(ends) - k)
-            return Eigenpairs(found.values[ends], vectors.T, residuals, converged, products, low)
-        if krylov.filled + block > size:
+        if outcome is Outcome.IMPROVED:
+            found = krylov.ritz()
+            ends, before = found.ends(k, bottom), np.inf
+        elif done or products >= limit:
+            return Eigenpairs(
+                found.values[ends],
+                vectors.T,
+                residuals,
+                converged,
+                products,
+                bottom=max(0, len(ends) - k),
+                complete=outcome is Outcome.COMPLETE,
+                confidence=confidence if outcome else None,
+            )
+        if krylov.filled + block > size or outcome:
             kept = _kept(found, k, bottom, size, block)
             krylov.restart(found, kept, int(np.flatnonzero(kept == ends[residuals.argmax()])[0]))
 
 
 def _in_blocks(size: int, pairs: int, block: int) -> int:
-    """Return the size of a basis in whole blocks, if it has room for the pairs and two of them."""
+    """Return the size in whole blocks; raise if it is less than the pairs and two blocks."""
     whole = size - size % block
     if whole < pairs + 2 * block:
-        raise ValueError(
-            f"a basis of {size} vectors is too small for {pairs} pairs in blocks of {block}: give "
-            f"at least {pairs + 3 * block}"
+        raise ArgumentError(
+            f"basis is {size}, which is too small for {pairs} pairs in blocks of {block}. Give at "
+            f"least {pairs + 3 * block}"
         )
     return whole
 
@@ -121,7 +180,16 @@ def _whole(operator: Operator, k: int, bottom: int, tolerance: float) -> Eigenpa
     scaled = V * torch.as_tensor(chosen, dtype=V.dtype, device=V.device)
     residuals = norms((A @ V - scaled).T).cpu().numpy()
     converged = residuals <= tolerance * np.abs(found.values).max()
-    return Eigenpairs(chosen, V, residuals, converged, p, bottom)
+    return Eigenpairs(
+        chosen,
+        V,
+        residuals,
+        converged,
+        p,
+        bottom=bottom,
+        complete=bool(converged.all()),
+        confidence=1.0,
+    )
 
 
 def _kept(found: Ritz, k: int, bottom: int, size: int, block: int) -> np.ndarray:

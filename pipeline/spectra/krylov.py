@@ -1,4 +1,4 @@
-"""A Krylov basis with its images, grown block by block and cut back to Ritz vectors."""
+"""A Krylov basis with its images, extended block by block and cut back to Ritz vectors."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,10 +30,12 @@ class Ritz:
 class Krylov:
     """An orthonormal basis Q (rows), its images W = Q A, and the projection T = Q A Q^T.
 
-    W = T Q + last next holds but for rounding: ``next`` (block, p) is what the last images have
-    outside the basis, ``last`` (basis, block) how they couple to it.  Nothing inside a step waits
-    for the device: a vector that breaks down becomes a row of zeros, ``alive`` knows of it, and a
-    look at convergence sees to it.
+    ``next`` (block, p) holds the directions that extend the basis; its rows are orthogonal to Q.
+    With one start W = T Q + last next up to rounding, where ``last`` (basis, block) couples the
+    images to ``next``, and T and the residuals follow from the recurrence.  After a second start
+    the residuals span several directions, so T and the residuals are computed from the images.
+    Nothing inside a step waits for the device: a vector that breaks down becomes a row of zeros,
+    which ``alive`` marks, and the next look at convergence removes it.
     """
 
     def __init__(self, operator: Operator, size: int, block: int, seed: int) -> None:
@@ -46,8 +48,8 @@ class Krylov:
         self.last = torch.zeros(size, block, **where)
         self.alive = torch.zeros(size, dtype=torch.bool, device=operator.device)
         self.filled = 0
-        self.fresh = 0
-        self._start_afresh()
+        self.starts = 0
+        self.start(block)
 
     def grow(self, k: int, bottom: int, tolerance: float) -> int:
         """Grow the basis until its extreme pairs seem converged or it is full.
@@ -57,13 +59,13 @@ class Krylov:
         first = looked = self.filled
         multiplied, beside, near = 0, False, False
         while self.filled + self.block <= self.size:
-            self._expand(after_restart=self.filled == first)
+            self.expand(after_restart=self.filled == first)
             every = max(CHECK_EVERY * self.block, self.filled // 20)  # looks grow dearer
             if self.filled - looked >= (every // 3 if near else every) or beside:
                 multiplied += self.filled - looked
                 beside = self._broke_down()
                 if beside:
-                    self._start_afresh()  # an invariant subspace is found: look beside it
+                    self.start(self.block)  # the basis is invariant: search its complement
                 elif self.filled > k + bottom:
                     worst, scale = self._estimated(k, bottom)
                     if worst <= tolerance * scale:
@@ -72,30 +74,34 @@ class Krylov:
                 looked = self.filled
         return multiplied + self.filled - looked
 
-    def _expand(self, *, after_restart: bool) -> None:
-        """Take ``next`` into the basis and multiply it."""
-        j, b = self.filled, self.block
+    def expand(self, *, after_restart: bool = False) -> None:
+        """Append ``next`` to the basis and multiply it."""
+        j, b = self.filled, len(self.next)
         new = slice(j, j + b)
         L = self._orthonormalised(j)
         self.W[new] = self.operator.matmat(self.Q[new].T).T
-        coupling = self.last[:j] @ L
+        coupling = self.last[:j, :b] @ L
         self.T[:j, new], self.T[new, :j] = coupling, coupling.T
         inner = torch.stack([dots(self.Q[new], w.expand(b, -1)) for w in self.W[new]])
         self.T[new, new] = (inner + inner.T) / 2
-        # The first Gram-Schmidt pass takes the couplings that T tells; a second, full one then
-        # removes what rounding left.
-        told = 0 if after_restart else max(0, j - b)
-        couplings = self.T[told : j + b, new].to(self.W.dtype)
-        w = torch.addmm(self.W[new], couplings.T, self.Q[told : j + b], alpha=-1)
+        if self.starts > 1:
+            measured = (self.Q[:j] @ self.W[new].T).double()
+            self.T[:j, new], self.T[new, :j] = measured, measured.T
+        # The first Gram-Schmidt pass uses the couplings in T; a second, full one then removes
+        # what rounding left.
+        coupled = 0 if after_restart or self.starts > 1 else max(0, j - b)
+        couplings = self.T[coupled : j + b, new].to(self.W.dtype)
+        w = torch.addmm(self.W[new], couplings.T, self.Q[coupled : j + b], alpha=-1)
         self.next = orthogonalised(w, self.Q[: j + b])
         self.last.zero_()
-        self.last[new] = torch.eye(b, dtype=torch.float64, device=self.last.device)
+        self.last[new, :b] = torch.eye(b, dtype=torch.float64, device=self.last.device)
         self.filled += b
 
     def _orthonormalised(self, j: int) -> torch.Tensor:
         """Put ``next``, made orthonormal, into rows j on; return L with next = L rows."""
-        L = torch.zeros(self.block, self.block, dtype=torch.float64, device=self.T.device)
-        least = self._least()
+        b = len(self.next)
+        L = torch.zeros(b, b, dtype=torch.float64, device=self.T.device)
+        least = self.least()
         for i, w in enumerate(self.next):
             if i:
                 before = self.Q[j : j + i]
@@ -111,30 +117,32 @@ class Krylov:
     def _broke_down(self) -> bool:
         """Return whether nothing is left outside the basis; rows of zeros are then given back."""
         self._refuse_infinite()
-        if bool((norms(self.next) > self._least()).any()):
+        if bool((norms(self.next) > self.least()).any()):
             return False
         alive = self.alive[: self.filled].cpu().numpy()
-        last = np.flatnonzero(alive).max(initial=-1) + 1
-        self.filled = int(-(-last // self.block) * self.block)  # whole blocks
+        self.filled = int(np.flatnonzero(alive).max(initial=-1)) + 1
         return True
 
-    def _least(self) -> torch.Tensor:
-        """Return the length up to which a new vector is taken for rounding."""
+    def least(self) -> torch.Tensor:
+        """Return the length up to which a new vector counts as rounding noise."""
         return BREAKDOWN * torch.finfo(self.Q.dtype).eps * self.T.diagonal().abs().amax()
 
     def _refuse_infinite(self) -> None:
         if not bool(torch.isfinite(self.T[: self.filled, : self.filled]).all()):
             raise FloatingPointError("products are not finite")
 
-    def _start_afresh(self) -> None:
-        """Set ``next`` to random vectors, uncoupled to what is found."""
-        generator = torch.Generator().manual_seed(self.seed + self.fresh)
-        self.fresh += 1
-        shape = (self.block, self.Q.shape[1])
+    def start(self, count: int) -> None:
+        """Set ``next`` to ``count`` random vectors orthogonal to the basis.
+
+        Their seed is ``seed`` plus the number of earlier starts.
+        """
+        generator = torch.Generator().manual_seed(self.seed + self.starts)
+        self.starts += 1
+        shape = (count, self.Q.shape[1])
         w = torch.randn(shape, generator=generator, dtype=self.Q.dtype).to(self.Q.device)
         known = self.Q[: self.filled]
         w = orthogonalised(orthogonalised(w, known), known)
-        # As long as the matrix is large, so that it does not pass for rounding.
+        # Their length is the norm of the matrix, so that they do not count as rounding noise.
         scale = self.T.diagonal().abs().amax().clamp(min=1) / norms(w)
         self.next = w * scale[:, None].to(w.dtype)
         self.last.zero_()
@@ -145,11 +153,22 @@ class Krylov:
         ends = found.ends(k, bottom)
         if len(ends) < k + bottom or not len(ends):
             return np.inf, 0.0
-        last = self.last[: self.filled].cpu().numpy()
-        outside = (self.next @ self.next.T).double().cpu().numpy()
-        parts = found.coordinates[:, ends].T @ last
-        squares = np.einsum("ki,ij,kj->k", parts, outside, parts).max()
+        squares = self.residual_gram(found, ends).diagonal().max()
         return float(np.sqrt(max(0.0, squares))), float(np.abs(found.values).max())
+
+    def residual_gram(self, found: Ritz, which: np.ndarray) -> np.ndarray:
+        """Return the inner products of the residuals A v - lambda v of Ritz vectors v."""
+        if self.starts == 1:
+            outside = (self.next @ self.next.T).double().cpu().numpy()
+            parts = found.coordinates[:, which].T @ self.last[: self.filled].cpu().numpy()
+            return parts @ outside @ parts.T
+        S = self._weights(found, which)
+        SV = S * torch.as_tensor(found.values[which, None], dtype=S.dtype, device=S.device)
+        gram = torch.zeros(len(which), len(which), dtype=torch.float64, device=S.device)
+        for columns in self._columns():
+            R = S @ self.W[: self.filled, columns] - SV @ self.Q[: self.filled, columns]
+            gram += (R @ R.T).double()
+        return gram.cpu().numpy()
 
     def ritz(self) -> Ritz:
         """Return the Ritz pairs."""
@@ -175,10 +194,17 @@ class Krylov:
         return vectors, torch.stack(lengths).norm(dim=0).cpu().numpy()
 
     def restart(self, found: Ritz, which: np.ndarray, worst: int) -> None:
-        """Cut the basis back to the given Ritz vectors; ``worst`` is the worst wanted one's place.
+        """Cut the basis back to the given Ritz vectors and extend it by the residual of one.
 
-        Where subspaces seemed invariant, the basis grows on with what that pair lacks.
+        After one start all residuals are parallel to ``next``.  After several, ``next`` becomes the
+        residual of the vector at place ``worst`` of ``which``.
         """
+        self.cut(found, which)
+        if self.starts > 1:
+            self._turn_to_residual(worst)
+
+    def cut(self, found: Ritz, which: np.ndarray) -> None:
+        """Cut the basis back to the given Ritz vectors."""
         kept, S = len(which), self._weights(found, which)
         for rows in (self.Q, self.W):
             for columns in self._columns():
@@ -189,16 +215,24 @@ class Krylov:
         self.T.diagonal()[:kept] = torch.as_tensor(found.values[which], device=self.T.device)
         self.alive[:kept] = True
         self.filled = kept
-        if self.fresh > 1:
-            self._turn_to_residual(worst)
+
+    def drop(self, first: int) -> None:
+        """Drop the rows from ``first`` to the last but one, which moves to ``first``."""
+        end = self.filled - 1
+        for rows in (self.Q, self.W, self.alive):
+            rows[first] = rows[end]
+        row = self.T[end, :first].clone()
+        self.T[first, first] = self.T[end, end]
+        self.T[first, :first], self.T[:first, first] = row, row
+        self.filled = first + 1
 
     def _turn_to_residual(self, i: int) -> None:
-        """Set ``next`` to the residual of Ritz vector ``i``, and random vectors beside it.
+        """Set ``next`` to the residual of Ritz vector ``i``, followed by random vectors.
 
-        A subspace that seemed invariant was so but for BREAKDOWN rounding units, all in one
-        direction, which no random vector brings back.
+        A subspace that seemed invariant may still lack BREAKDOWN rounding units in one direction,
+        which a random vector would not contain.
         """
-        self._start_afresh()
+        self.start(self.block)
         known, images = self.Q[: self.filled], self.W[: self.filled]
         value = self.T[i, i].to(known.dtype)
         residual = (images[i] - value * known[i])[None]
@@ -207,10 +241,7 @@ class Krylov:
             return
         unit = orthogonalised(orthogonalised(residual / length.to(known.dtype), known), known)
         unit /= norms(unit).to(known.dtype)
-        scale = norms(self.next[:1])
-        self.next[0] = unit[0] * scale.to(known.dtype)
-        # What all pairs' images have in that direction, which lies outside the basis.
-        self.last[: self.filled, 0] = (images @ unit[0]).double() / scale
+        self.next[0] = unit[0] * norms(self.next[:1]).to(known.dtype)
 
     def _weights(self, found: Ritz, which: np.ndarray) -> torch.Tensor:
         """Return what makes Ritz vectors of the basis, a row for each."""

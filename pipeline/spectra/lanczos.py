@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from scipy.linalg import eigh_tridiagonal
 
+from pipeline.arguments import checked_count, checked_seeds
+
 IN_DOUBLE = 2**16  # columns of a basis that are held in float64 at once
 IN_CACHE = 2**16  # columns of some vectors that a CPU's cache holds
 
@@ -129,8 +131,13 @@ def lanczos_quadrature(
     side as the operator likes to multiply together and ``basis_bytes`` has room for.  Where one
     basis alone has none, its last vectors stay at hand, as many as fit (``kept``): nodes may then
     repeat, while the weight of each group of copies, and so the density, stays right (Chen, Trogdon
-    and Ubaru, 2021).  Raises FloatingPointError where products are not finite.
+    and Ubaru, 2021).  Raises ArgumentError if ``steps`` or ``basis_bytes`` is less than 1 or
+    ``seeds`` are not distinct whole numbers, and FloatingPointError if products are not finite.
     """
+    steps = checked_count(steps, "steps")
+    seeds = checked_seeds(seeds)
+    if basis_bytes is not None:
+        basis_bytes = checked_count(basis_bytes, "basis_bytes")
     dimension = operator.shape[0]
     if hasattr(operator, "project"):
         dimension -= operator.U.shape[1]

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.errors import ArgumentError
+
 # A gap parts outliers from the bulk where, on a logarithmic axis, it is this many standard
 # deviations above the mean of the spacings below it.  The first spacing at the soft edge of a
 # random matrix is at most 3.4 above the next five (zeros of the Airy function, if they are sharp).
@@ -36,8 +38,11 @@ def count_outliers(values: np.ndarray) -> Outliers:
     spacings of the given positive eigenvalues below it, at least ``FEWEST_SPACINGS`` of them.
     Outliers can end at gaps of isolation ``ISOLATION`` or more, and are counted to the most
     isolated one; without any there are none.  Of k eigenvalues at most k - 1 - FEWEST_SPACINGS can
-    be found to be outliers.
+    be found to be outliers.  Raises ArgumentError if values are not finite or not sorted.
     """
+    values = np.asarray(values, dtype=float)
+    if values.ndim != 1 or not np.isfinite(values).all() or (np.diff(values) > 0).any():
+        raise ArgumentError(f"values is {values}. Give finite eigenvalues, the largest first")
     spacings = -np.diff(np.log(values[values > 0]))
     gaps = range(len(spacings) - FEWEST_SPACINGS)
     isolation = np.array([_isolation(spacings, gap) for gap in gaps])

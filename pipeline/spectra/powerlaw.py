@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.arguments import checked_number
+from pipeline.errors import ArgumentError
+
 
 @dataclass(frozen=True)
 class PowerLaw:
@@ -20,7 +23,13 @@ def fit_power_law(x: np.ndarray, density: np.ndarray, *, low: float, high: float
     """Return the least-squares line through (log10 x, log10 density) within [low, high].
 
     R^2 is that of the line on logarithmic axes, as S reports it.  Fewer than three points give NaN.
+    Raises ArgumentError if ``low`` or ``high`` is not finite, or the shapes differ.
     """
+    low, high = checked_number(low, "low"), checked_number(high, "high")
+    if np.shape(x) != np.shape(density):
+        raise ArgumentError(
+            f"x and density have the shapes {np.shape(x)} and {np.shape(density)}. Give equal ones"
+        )
     inside = (x >= low) & (x <= high) & (density > 0)
     if inside.sum() < 3:
         return PowerLaw(np.nan, np.nan, np.nan, low, high)

@@ -2,6 +2,9 @@
 
 import numpy as np
 
+from pipeline.arguments import checked_count, checked_number
+from pipeline.errors import ArgumentError
+
 LOG_OFFSET = 1e-6  # S maps a Ritz value t to log(|t| + 1e-6)
 
 
@@ -9,8 +12,13 @@ def kernel_width(low: float, high: float, steps: int, *, kappa: float = 3.0) -> 
     """Return the Gaussian kernel's standard deviation for ``steps`` nodes over [low, high].
 
     Neighbouring nodes at the mean distance overlap at 1/kappa of their height: S uses kappa = 3
-    (Lin, Saad and Yang, 2016, section 3.2).
+    (Lin, Saad and Yang, 2016, section 3.2).  Raises ArgumentError if ``high`` is not above ``low``
+    or ``kappa`` not above 1.
     """
+    low = checked_number(low, "low")
+    high = checked_number(high, "high", above=low)
+    steps = checked_count(steps, "steps")
+    kappa = checked_number(kappa, "kappa", above=1)
     return (high - low) / max(steps - 1, 1) / np.sqrt(8 * np.log(kappa))
 
 
@@ -20,8 +28,21 @@ def density(
     """Return the smoothed spectral density of each probe on ``grid``: (probes, points).
 
     ``nodes`` and ``weights`` are (probes, steps); NaN nodes, which stand for an exhausted Krylov
-    space, count nothing.  Each row integrates to the sum of its probe's weights.
+    space, count nothing.  Each row integrates to the sum of its probe's weights.  Raises
+    ArgumentError if the shapes do not fit, the grid or a node is not finite or ``width`` is not
+    positive.
     """
+    width = checked_number(width, "width", above=0)
+    nodes, weights, grid = (np.asarray(array, dtype=float) for array in (nodes, weights, grid))
+    if nodes.ndim != 2 or nodes.shape != weights.shape:
+        raise ArgumentError(
+            f"nodes and weights have the shapes {nodes.shape} and {weights.shape}. Give both as "
+            "(probes, steps)"
+        )
+    if grid.ndim != 1 or not np.isfinite(grid).all():
+        raise ArgumentError(f"grid has the shape {grid.shape}. Give finite numbers, (points,)")
+    if np.isinf(nodes).any() or not np.isfinite(weights[np.isfinite(nodes)]).all():
+        raise ArgumentError("nodes or weights are infinite. Give finite nodes, or NaN to skip one")
     known = np.isfinite(nodes)
     distances = (grid[None, None, :] - np.where(known, nodes, 0.0)[:, :, None]) / width
     kernels = np.exp(-0.5 * distances**2) / (width * np.sqrt(2 * np.pi))

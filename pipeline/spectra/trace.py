@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from pipeline.arguments import checked_seeds
+from pipeline.errors import ArgumentError
 from pipeline.spectra.lanczos import Operator, gaussian, mean_and_error
 
 
@@ -25,8 +27,10 @@ def trace_estimate(operator: Operator, *, seeds: Sequence[int]) -> Trace:
 
     For H of a piecewise-linear network, whose diagonal is zero, the trace is zero on average.  Of a
     deflated operator they are the second half of Hutch++ (Meyer, Musco, Musco and Woodruff, 2021),
-    with eigenvectors for its subspace.
+    with eigenvectors for its subspace.  Raises ArgumentError if ``seeds`` are not distinct whole
+    numbers.
     """
+    seeds = checked_seeds(seeds)
     signs = torch.stack([gaussian(operator, seed).sign() for seed in seeds], 1)
     images = operator.matmat(signs)
     value, error = mean_and_error(_columns(signs * images))
@@ -38,9 +42,15 @@ def xtrace(operator: Operator, *, seeds: Sequence[int]) -> tuple[float, float]:
     """Return the trace and its standard error from 2 x len(seeds) products, by XTrace.
 
     Each random vector is the test for a deflation by all the others: exact where the rank is less
-    than their number.  Source: Epperly, Tropp and Webber (2024), with their normalisation.
+    than their number.  Source: Epperly, Tropp and Webber (2024), with their normalisation.  Raises
+    ArgumentError if there are more seeds than dimensions.
     """
+    seeds = checked_seeds(seeds)
     n, p = len(seeds), operator.shape[0]
+    if n > p:
+        raise ArgumentError(
+            f"seeds has {n} entries for a matrix of dimension {p}. Give at most {p}"
+        )
     probes = torch.stack([gaussian(operator, seed) for seed in seeds], 1).double()
     probes *= p**0.5 / probes.norm(dim=0)
     Q, R = torch.linalg.qr(operator.matmat(probes.to(operator.dtype)).double())
