@@ -29,7 +29,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
 
 
 def _residuals(panel: Axes, cube: xr.Dataset) -> None:
-    if not cube.sizes["order"]:
+    if not bool(cube.residual.notnull().any()):
         style.note(panel, "every network diverged")
         return
     scale = np.abs(cube.eigenvalue.isel(order=0))
