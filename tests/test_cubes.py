@@ -392,3 +392,47 @@ def test_equal_cubes_give_equal_bytes(tmp_path):
         files = sorted(path for path in (tmp_path / f"{name}.zarr").rglob("*") if path.is_file())
         digests.append([sha256(file) for file in files])
     assert digests[0] == digests[1] == digests[2]
+
+
+def experiment(dataset, epochs, bottom):
+    """Return the spectrum and training cubes of an experiment."""
+    run = Run(dataset, "lenet5", "none", "sgd", 10, 0)
+    part = spectrum_part(1.0)
+    if bottom:
+        values = (("matrix", "from_bottom"), np.full((2, bottom), -1.0))
+        part = part.assign(bottom_eigenvalue=values)
+    places = [asdict(run) | {"epoch": epoch, "split": "train"} for epoch in epochs]
+    spectrum = assemble("spectrum", [run], [Placed(place, part) for place in places])
+    rows = xr.Dataset({"lr": ("epoch", np.full(len(epochs), 0.1))}, {"epoch": list(epochs)})
+    return spectrum, assemble("training", [run], [Placed(asdict(run), rows)])
+
+
+def test_cubes_of_two_experiments_are_combined():
+    one, training = experiment("digits", (0, 5), bottom=0)
+    two, _ = experiment("mnist", (0, 7, 9), bottom=3)
+    for cube in (one, two, training):
+        assert all(cube.sizes.values())
+        assert len(cube.to_dataframe()) == np.prod(list(cube.sizes.values()))
+    alike, _ = experiment("mnist", (0, 5), bottom=0)
+    joined = xr.combine_by_coords([one, alike])
+    assert joined.trace.notnull().all()
+    assert joined.dataset.values.tolist() == ["digits", "mnist"]
+    together = [
+        xr.concat([one, two], dim="dataset", join="outer", data_vars="minimal"),
+        xr.merge([one, two], join="outer", compat="no_conflicts"),
+    ]
+    for cube in together:
+        assert cube.epoch.values.tolist() == [0, 5, 7, 9]
+        place = {"dataset": "mnist", "epoch": 7, "split": "train", "matrix": "G"}
+        assert float(cube.trace.sel(place).squeeze()) == 1
+        assert cube.bottom_eigenvalue.sel(dataset="digits").isnull().all()
+    both = xr.merge([one, training], join="outer", compat="no_conflicts")
+    assert both.lr.sel(epoch=5).item() == 0.1
+
+
+@pytest.mark.parametrize("name", SCHEMA)
+def test_a_cube_without_parts_has_no_empty_dimension(name, tmp_path):
+    cube = assemble(name, RUNS, [])
+    assert all(cube.sizes.values())
+    write_cube(in_memory(name, RUNS, []), tmp_path / "c.zarr", attrs={})
+    xr.testing.assert_identical(xr.open_zarr(tmp_path / "c.zarr").load(), cube)

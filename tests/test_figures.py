@@ -285,3 +285,15 @@ def test_no_title_or_legend_of_a_narrow_figure_is_cut(tmp_path):
     for drawn in (axes[0, 0].title, legend):
         box = drawn.get_window_extent()
         assert 0 <= box.x0 < box.x1 <= figure.bbox.width
+
+
+@pytest.mark.parametrize("name", ["density", "split", "overview", "attribution"])
+def test_outliers_that_were_not_counted_are_said_to_be_so(name):
+    spectrum = CUBES["spectrum"].copy()
+    for key in spectrum:
+        if key.startswith(("outlier_", "bulk_edge")):
+            spectrum[key] = spectrum[key] * np.nan
+    drawn = figure.FIGURES[name](CUBES | {"spectrum": spectrum}, SETTINGS)
+    texts = [text.get_text() for panel in drawn.axes for text in panel.texts]
+    plt.close(drawn)
+    assert name == "attribution" or any("outliers not counted" in text for text in texts)

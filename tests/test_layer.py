@@ -8,7 +8,9 @@ from torch import nn
 
 from pipeline.curvature import layer_hessian
 from pipeline.curvature.kronecker_factors import kronecker_factors
+from pipeline.curvature.layer import layer_factors, layer_problem
 from pipeline.curvature.memory import GIB
+from pipeline.curvature.sums import sum_of_products
 from pipeline.errors import AnatomyError
 
 CHUNK = 5
@@ -220,3 +222,40 @@ def test_the_factors_are_those_of_kfac_type_2(problem):
         assert relative(torch.kron(*theirs), ours) < 1e-12
         for one, other in zip(theirs, (found.output_hessian, found.autocorrelation), strict=True):
             assert relative(one / one.trace(), other / other.trace()) < 1e-12
+
+
+def tall_convolution():
+    """Return a convolution of two outputs at 784 positions, and its name."""
+    conv = nn.Conv2d(1, 2, 5)
+    return nn.Sequential(conv, nn.ReLU(), nn.Flatten(), nn.Linear(1568, 10)), (1, 32, 32), "0"
+
+
+def tall_sequence():
+    """Return a linear layer of three outputs at 600 positions, and its name."""
+    linear = nn.Linear(4, 3)
+    return nn.Sequential(linear, nn.Tanh(), nn.Flatten(), nn.Linear(1800, 10)), (600, 4), "0"
+
+
+@pytest.mark.parametrize("make", [tall_convolution, tall_sequence])
+def test_factors_in_float32_are_sums_in_float64(make):
+    torch.manual_seed(0)
+    model, shape, layer = make()
+    inputs, labels = torch.randn(500, *shape).abs(), torch.arange(500) % 10
+    found = kronecker_factors(model, (inputs, labels), layer=layer, chunk=1000)
+    problem = layer_problem(model, (inputs, labels), layer, chunk=1000)
+    factors = layer_factors(problem, layer, next(problem.chunks()))
+    A, x = factors.A.flatten(0, 2).double(), factors.inputs.flatten(0, 1).double()
+    assert relative(found.output_hessian, A.T @ A / 500) < 1e-6
+    assert relative(found.autocorrelation, x.T @ x / len(x)) < 1e-6
+
+
+def test_long_sums_of_products_keep_their_digits():
+    torch.manual_seed(0)
+    # The rows fall off: float32 sums that begin with the large ones lose the small.
+    scale = torch.logspace(0, -4, 3_000_000)[:, None]
+    left, right = scale * torch.rand(3_000_000, 2), scale * torch.rand(3_000_000, 3)
+    found = sum_of_products(left, right)
+    assert found.dtype == torch.float64
+    assert relative(found, left.double().T @ right.double()) < 1e-6
+    some = torch.randn(2, 5000, 3, dtype=torch.float64)
+    assert relative(sum_of_products(some, some[0]), some.mT @ some[0]) < 1e-14

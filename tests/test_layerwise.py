@@ -15,7 +15,11 @@ from pipeline.curvature import layer_hessian
 from pipeline.curvature.kronecker_factors import kronecker_factors
 from pipeline.curvature.layer import layer_names
 from pipeline.curvature.linearize import NotLinearizedError
-from pipeline.curvature.preactivations import kronecker_direction, output_hessian
+from pipeline.curvature.preactivations import (
+    kronecker_direction,
+    longest_direction,
+    output_hessian,
+)
 from pipeline.errors import AnatomyError
 from pipeline.stages import Layers
 from pipeline.streams import stream
@@ -106,10 +110,18 @@ def test_the_decoupling_error_is_estimated_where_the_layer_is_large():
     exact = float((K - H).norm() / H.norm())
     values, vectors = (t.flip(-1) for t in torch.linalg.eigh(H))
     known = values[:50].numpy(), vectors[:, :50]
-    found = decoupling_error(A, factors, *known, seeds=list(range(20)))
+    found, _ = decoupling_error(A, factors, *known, seeds=list(range(20)))
     assert found == pytest.approx(exact, rel=0.05)
-    every = decoupling_error(A, factors, values.numpy(), vectors, seeds=[0, 1])
+    every, error = decoupling_error(A, factors, values.numpy(), vectors, seeds=[0, 1])
     assert every == pytest.approx(exact, rel=1e-6)
+    assert error < 1e-6 * exact
+    # The standard error is the spread of independent estimates: without pairs, and with ten.
+    for count in (0, 10):
+        some = values[:count].numpy(), vectors[:, :count]
+        seeds = [list(range(100 + 10 * i, 110 + 10 * i)) for i in range(40)]
+        estimates = np.array([decoupling_error(A, factors, *some, seeds=own) for own in seeds])
+        spread = (estimates[:, 0] - exact).std()
+        assert spread / 1.5 < estimates[:, 1].mean() < 1.5 * spread
 
 
 def test_the_output_hessian_is_that_of_a_shared_shift(problem):
@@ -164,14 +176,42 @@ def test_full_kronecker_pairs_are_the_dense_ones_in_order(problem):
     assert np.allclose(found.true, exact[:4], atol=1e-4 * float(exact[0]))
     parts = output_hessian(model, (inputs, labels), layers=layers_of(model))
     sigma, U = (t.flip(-1) for t in torch.linalg.eigh(dense(parts.operator)))
-    W = torch.stack([kronecker_direction(parts, model, u) for u in U.T[:4]], 1)
-    values = sigma[:4] * W.square().sum(0)
-    order = values.argsort(descending=True)
+    W = torch.stack([kronecker_direction(parts, model, u) for u in U.T], 1)
+    values = sigma * W.square().sum(0)
+    assert float(W.square().sum(0).max()) <= longest_direction(parts, model) * (1 + 1e-9)
+    order = values.argsort(descending=True)[:4]
     assert np.allclose(found.approximate, values[order], rtol=1e-3)
     basis = torch.linalg.qr(W[:, order])[0]
     for k, overlap in enumerate(found.overlap, start=1):
         expected = (vectors[:, :k].T @ basis[:, :k]).square().sum() / k
         assert overlap == pytest.approx(float(expected), rel=1e-2), k
+
+
+@pytest.mark.parametrize("full", [2, 3, 6])
+def test_large_products_of_small_eigenvalues_are_found(full):
+    torch.manual_seed(1)
+    layers = nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)
+    model = nn.Sequential(*layers).double()
+    model[0].weight.data -= model[0].weight.data.mean(1, keepdim=True)
+    model[4].weight.data *= 3
+    # The inputs' mean is long: a small share of the first layer in a pair counts for much.
+    data = torch.randn(20, 6, dtype=torch.float64) + 5, torch.arange(20) % 3
+    names = layers_of(model)
+    parts = output_hessian(model, data, layers=names)
+    sigma, U = (t.flip(-1) for t in torch.linalg.eigh(dense(parts.operator)))
+    W = torch.stack([kronecker_direction(parts, model, u) for u in U.T], 1)
+    values = sigma * W.square().sum(0)
+    assert set(values.argsort(descending=True)[:full].tolist()) != set(range(full))
+    found = full_kronecker(network((model, *data), full=full), names)
+    expected = values.sort(descending=True).values[:full]
+    assert np.allclose(found.approximate[: found.sure], expected[: found.sure], rtol=1e-3)
+    assert found.sure == full
+
+
+def test_products_that_are_not_sure_are_counted_out(monkeypatch, problem):
+    monkeypatch.setattr("pipeline.anatomy.full_kronecker.MOST", 1)
+    found = full_kronecker(network(problem, full=2), layers_of(problem[0]))
+    assert found.sure < len(found.approximate)
 
 
 def sequences():

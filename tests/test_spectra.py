@@ -421,3 +421,16 @@ def test_a_count_of_outliers_says_how_certain_it_is():
     assert plain.edge_low == plain.edge == plain.edge_high == 1
     none = count_outliers(np.linspace(2, 1, 12))
     assert none.edge_low == none.edge == none.edge_high == 2
+
+
+@pytest.mark.parametrize(
+    "values", [[], [3.0], [5.0, 1.0], np.linspace(9, 2, 7), [9.0] * 7 + [-1.0]]
+)
+def test_outliers_of_too_few_eigenvalues_are_not_counted(values):
+    found = count_outliers(np.array(values))
+    assert all(np.isnan(value) for value in vars(found).values())
+
+
+def test_eight_eigenvalues_are_enough_to_count():
+    assert count_outliers(np.r_[9, np.linspace(1, 0.9, 7)]).count == 1
+    assert count_outliers(np.linspace(2, 1, 8)).count == 0

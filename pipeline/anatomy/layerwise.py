@@ -20,7 +20,7 @@ from pipeline.curvature.problem import Options
 from pipeline.curvature.watched import watched
 from pipeline.progress import say
 from pipeline.spectra.eigenpairs import basis_size, top_eigenpairs
-from pipeline.spectra.lanczos import gaussian
+from pipeline.spectra.lanczos import gaussian, mean_and_error
 from pipeline.stages import Layers
 from pipeline.streams import stream
 
@@ -64,6 +64,7 @@ class KroneckerAnatomy:
     eigenvalues: np.ndarray
     overlap: np.ndarray
     decoupling_error: float
+    decoupling_error_stderr: float
     correspondence_output: np.ndarray
     correspondence_input: np.ndarray
 
@@ -150,26 +151,44 @@ def decoupling_error(
     values: np.ndarray,
     vectors: torch.Tensor,
     seeds: list[int],
-) -> float:
-    """Return ||K - A|| / ||A|| for K = E[M] (x) E[x x^T], in the Frobenius norm.
+) -> tuple[float, float]:
+    """Return ||K - A|| / ||A||, K = E[M] (x) E[x x^T], Frobenius, and its standard error.
 
     Exact for up to EXACT weights.  Otherwise exact on the known eigenpairs of A, and on what is
-    orthogonal to them estimated from a random vector for each of ``seeds``.
+    orthogonal to them estimated from a random vector for each of ``seeds``.  The standard error is
+    that of a ratio of means, to first order; zero where the error is exact.
     """
     M, xx = factors.output_hessian, factors.autocorrelation
     error = square = 0.0
-    if operator.shape[0] <= EXACT:
-        probes, share = torch.eye(operator.shape[0]).to(vectors), 1.0
+    exact = operator.shape[0] <= EXACT
+    if exact:
+        probes = torch.eye(operator.shape[0]).to(vectors)
     else:
         for value, v in zip(values, vectors.T, strict=True):
             error += float((_times(M, xx, v) - value * v.double()).square().sum())
             square += float(value**2)
         probes = torch.stack([gaussian(operator, seed) for seed in seeds], 1)
-        probes, share = probes - vectors @ (vectors.T @ probes), 1 / len(seeds)
-    for v, image in zip(probes.T, operator.matmat(probes).T, strict=True):
-        error += share * float((_times(M, xx, v) - image).square().sum())
-        square += share * float(image.double().square().sum())
-    return (error / square) ** 0.5 if square > 0 else np.nan
+        probes = probes - vectors @ (vectors.T @ probes)
+    pairs = zip(probes.T, operator.matmat(probes).T, strict=True)
+    samples = np.array(
+        [
+            (
+                float((_times(M, xx, v) - image).square().sum()),
+                float(image.double().square().sum()),
+            )
+            for v, image in pairs
+        ]
+    )
+    errors, squares = samples.T
+    error += errors.sum() if exact else errors.mean()
+    square += squares.sum() if exact else squares.mean()
+    if not square > 0:
+        return np.nan, np.nan
+    ratio = (error / square) ** 0.5
+    if exact or not error > 0:
+        return ratio, 0.0
+    _, stderr = mean_and_error(errors / error - squares / square)
+    return ratio, ratio / 2 * stderr
 
 
 def _times(M: torch.Tensor, xx: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -212,6 +231,7 @@ def _kronecker(
     mean = factors.mean_input
     S = later_weights(network.model, layer)
     seeds = [stream(network.seed, "decoupling", layer, i) for i in range(settings.probes)]
+    decoupling, stderr = decoupling_error(operator, factors, values, vectors, seeds)
     return KroneckerAnatomy(
         output_hessian=mu,
         autocorrelation=nu,
@@ -219,7 +239,8 @@ def _kronecker(
         rowspace_overlap=np.nan if S is None else rowspace_overlap(U, S),
         eigenvalues=products,
         overlap=from_cosines(kronecker_cosines(vectors, U32, V32, places)).cpu().numpy(),
-        decoupling_error=decoupling_error(operator, factors, values, vectors, seeds),
+        decoupling_error=decoupling,
+        decoupling_error_stderr=stderr,
         correspondence_output=_shares(U32.T[: settings.index] @ matrices, 2),
         correspondence_input=_shares(matrices @ V32[:, : settings.index], 1),
     )

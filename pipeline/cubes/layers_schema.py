@@ -92,6 +92,9 @@ LAYERS_SCHEMA: dict[str, dict[str, Variable]] = {
             "1",
             "D; docs/method.md",
         ),
+        "decoupling_error_stderr": Variable(
+            _LAYER, "standard error of decoupling_error, 0 where exact", "1", "docs/method.md"
+        ),
         "correspondence_output": Variable(
             (*_LAYER, "order", "index"),
             "||u_index^T Mat(h_order)||^2, u of the output Hessian",
@@ -112,6 +115,12 @@ LAYERS_SCHEMA: dict[str, dict[str, Variable]] = {
             "its approximation sigma_i ||w_i||^2 from Kronecker parts",
             "nat",
             "D, full Hessian",
+        ),
+        "full_kronecker_sure": Variable(
+            _PLACE,
+            "leading entries of full_kronecker_eigenvalue that no other product can exceed",
+            "1",
+            "docs/method.md",
         ),
         "full_kronecker_overlap": Variable(
             (*_PLACE, "k"),

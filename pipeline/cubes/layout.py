@@ -140,11 +140,12 @@ def _further_dims(name: str) -> list[str]:
 
 
 def _union(dim: str, lists: list[Sequence[Any]]) -> Sequence[Any]:
+    # At least one entry, of NaN: xarray combines no dimension of length zero, and makes no table.
     if dim in INDEX_DIMS:
-        return range(max(map(len, lists), default=0))
+        return range(max(1, max(map(len, lists), default=0)))
     if dim in SORTED_DIMS:
-        return sorted({value for values in lists for value in values})
-    return merged(sorted(lists, key=len, reverse=True))
+        return sorted({value for values in lists for value in values}) or [0]
+    return merged(sorted(lists, key=len, reverse=True)) or [""]
 
 
 def merged(lists: Iterable[Sequence[Any]]) -> list[Any]:

@@ -11,13 +11,15 @@ from pipeline.curvature.layer import checked_layer, layer_factors, layer_problem
 from pipeline.curvature.modes import default_modes
 from pipeline.curvature.parallel import sum_over_ranks
 from pipeline.curvature.problem import Options
+from pipeline.curvature.sums import sum_of_products
 
 
 @dataclass(frozen=True)
 class KroneckerFactors:
     """E[M] (m, m), E[x x^T] (n, n) and E[x] (n,) of a layer, in float64.
 
-    Sums over a chunk have the network's own precision, those over chunks float64.
+    Their entries have the network's own precision; the sums over examples, classes and positions
+    are in float64.
     M sums over the positions of a convolution, E[x x^T] and E[x] average over examples and
     positions: E[M] (x) E[x x^T] is then near the layer's Hessian.
     """
@@ -45,8 +47,8 @@ def kronecker_factors(
     for chunk in problem.chunks():
         found = layer_factors(problem, layer, chunk)
         A, X = found.A.flatten(0, 2), found.inputs.flatten(0, 1)
-        M += A.T @ A
-        xx += X.T @ X
+        M += sum_of_products(A, A)
+        xx += sum_of_products(X, X)
         x += X.sum(0, dtype=torch.float64)
         positions += len(X)
     for total in (M, xx, x, positions):

@@ -80,6 +80,21 @@ def kronecker_direction(found: OutputHessian, model: nn.Module, u: torch.Tensor)
     return torch.cat([row.to(u) for row in rows])
 
 
+def longest_direction(found: OutputHessian, model: nn.Module) -> float:
+    """Return the largest ||w||^2 of ``kronecker_direction`` of any unit vector u.
+
+    It is the largest squared singular value, of any layer, of E[x_P] with a 1 for the bias, a row
+    for each position P.
+    """
+    squares = []
+    for name, mean in found.mean_inputs.items():
+        x = mean.double()
+        if model.get_submodule(name).bias is not None:
+            x = torch.cat([x, x.new_ones(len(x), 1)], 1)
+        squares.append(float(torch.linalg.matrix_norm(x, 2)) ** 2)
+    return max(squares)
+
+
 class _Shifted(nn.Module):
     """A network with a shift of some layers' pre-activations, zero but for differentiation."""
 

@@ -21,7 +21,8 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
         row_height=2.3,
     )
     _residuals(axes[0, 0], cube)
-    for panel, degree in zip(axes[0, 1:], cube.degree.values, strict=False):
+    degrees = [degree for degree in cube.degree.values if int(degree) in TRACES]
+    for panel, degree in zip(axes[0, 1:], degrees, strict=False):
         _moments(panel, cube, int(degree))
     if axes[0, 0].lines:
         style.legend_below(figure, axes[0, 0], columns=3)
@@ -29,7 +30,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
 
 
 def _residuals(panel: Axes, cube: xr.Dataset) -> None:
-    if not cube.sizes["order"]:
+    if not bool(cube.residual.notnull().any()):
         style.note(panel, "every network diverged")
         return
     scale = np.abs(cube.eigenvalue.isel(order=0))

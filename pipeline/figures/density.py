@@ -1,5 +1,6 @@
 """Density of the Hessian's spectrum on training and test examples, outliers marked and counted."""
 
+import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -53,7 +54,12 @@ def plot_density(panel: Axes, found: Curve, colour: tuple[float, ...]) -> None:
 
 
 def outliers(matrix: xr.Dataset) -> str:
-    """Return "9 outliers", or "9 (9 to 11) outliers" where the criterion leaves a choice."""
+    """Return "9 outliers", or "9 (9 to 11) outliers" if the criterion leaves a choice.
+
+    It is "outliers not counted" if too few eigenvalues were asked for.
+    """
+    if not np.isfinite(float(matrix.outlier_count)):
+        return "outliers not counted"
     count, fewest, most = (
         int(matrix[key]) for key in ("outlier_count", "outlier_fewest", "outlier_most")
     )

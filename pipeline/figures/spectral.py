@@ -136,12 +136,17 @@ def curve(matrix: xr.Dataset, settings: Figures) -> Curve:
         low, high = low - 0.5, high + 0.5
     pad = settings.margin * (high - low)
     x = np.linspace(low - pad, high + pad, settings.points)
-    outliers = atoms(matrix)[: int(matrix.outlier_count)]
+    outliers = atoms(matrix)[: counted(matrix)]
     width = kernel_width(low, high, resolution(matrix), kappa=settings.kappa)
     y, error = mean_and_error(density(values, weights, x, width=width), seeds)
     at_outliers = density(values, weights, outliers, width=width).mean(0)
     atom = 1 / (p * width * np.sqrt(2 * np.pi))
     return Curve(x, y, y - error, y + error, outliers, at_outliers, atom)
+
+
+def counted(matrix: xr.Dataset) -> int:
+    """Return the number of outliers, zero if they were not counted."""
+    return int(np.nan_to_num(float(matrix.outlier_count)))
 
 
 def resolution(matrix: xr.Dataset) -> int:
@@ -151,7 +156,7 @@ def resolution(matrix: xr.Dataset) -> int:
     spectrum, which has no nodes, is drawn as if quadrature had as many as the cube has room for.
     """
     if float(matrix.exact):
-        return matrix.sizes["node"] + int(matrix.outlier_count)
+        return matrix.sizes["node"] + counted(matrix)
     return int(np.isfinite(matrix.ritz_value.values).sum(-1).max()) + len(atoms(matrix))
 
 

@@ -39,7 +39,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures, *, last: bool = True) 
             curves.append(found)
             plot_density(panel, found, style.MATRIX_COLOURS[matrix])
             text = outliers(network.sel(matrix=matrix))
-            if "G" in matrices:
+            if "G" in matrices and bool(network.sel(matrix="G").bulk_edge.notnull()):
                 G = network.sel(matrix="G")
                 low, edge, high = (float(G[f"bulk_edge{end}"]) for end in ("_low", "", "_high"))
                 panel.axvspan(low, high, color=style.INK, alpha=0.1, lw=0)

@@ -83,6 +83,7 @@ def _of_whole(network: Network, layers: list[str]) -> xr.Dataset:
             "hessian_eigenvalue": ("order", found.true),
             "full_kronecker_eigenvalue": ("order", found.approximate),
             "full_kronecker_overlap": ("k", found.overlap),
+            "full_kronecker_sure": float(found.sure),
         }
     )
 
@@ -120,6 +121,7 @@ def _of_kronecker(found: KroneckerAnatomy, index: int, classes: int) -> dict[str
         "kronecker_eigenvalue": ("order", found.eigenvalues),
         "kronecker_overlap": ("k", found.overlap),
         "decoupling_error": found.decoupling_error,
+        "decoupling_error_stderr": found.decoupling_error_stderr,
         "correspondence_output": (("order", "index"), found.correspondence_output),
         "correspondence_input": (("order", "index"), found.correspondence_input),
     }

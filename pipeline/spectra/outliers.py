@@ -20,13 +20,14 @@ class Outliers:
 
     ``fewest`` and ``most`` are the counts by the other gaps that satisfy the criterion: where they
     differ, the spectrum has outliers in several steps, and the count is that uncertain.  So is the
-    edge, from ``edge_low`` (of ``most``) to ``edge_high`` (of ``fewest``).
+    edge, from ``edge_low`` (of ``most``) to ``edge_high`` (of ``fewest``).  All are NaN if the
+    eigenvalues are too few for the criterion.
     """
 
-    count: int
+    count: float
     edge: float
-    fewest: int
-    most: int
+    fewest: float
+    most: float
     edge_low: float
     edge_high: float
 
@@ -38,16 +39,19 @@ def count_outliers(values: np.ndarray) -> Outliers:
     spacings of the given positive eigenvalues below it, at least ``FEWEST_SPACINGS`` of them.
     Outliers can end at gaps of isolation ``ISOLATION`` or more, and are counted to the most
     isolated one; without any there are none.  Of k eigenvalues at most k - 1 - FEWEST_SPACINGS can
-    be found to be outliers.  Raises ArgumentError if values are not finite or not sorted.
+    be found to be outliers: of fewer than FEWEST_SPACINGS + 2 positive ones none are counted (NaN).
+    Raises ArgumentError if values are not finite or not sorted.
     """
     values = np.asarray(values, dtype=float)
     if values.ndim != 1 or not np.isfinite(values).all() or (np.diff(values) > 0).any():
         raise ArgumentError(f"values is {values}. Give finite eigenvalues, the largest first")
     spacings = -np.diff(np.log(values[values > 0]))
     gaps = range(len(spacings) - FEWEST_SPACINGS)
+    if not gaps:
+        return Outliers(*[np.nan] * 6)
     isolation = np.array([_isolation(spacings, gap) for gap in gaps])
     if not (isolation >= ISOLATION).any():
-        highest = float(values[0]) if len(values) else float("nan")
+        highest = float(values[0])
         return Outliers(0, highest, 0, 0, highest, highest)
     counts = np.flatnonzero(isolation >= ISOLATION) + 1
     found = int(np.argmax(isolation)) + 1, int(counts.min()), int(counts.max())
