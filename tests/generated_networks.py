@@ -128,6 +128,18 @@ class Tied(nn.Module):
         return F.linear(torch.tanh(self.one(h)), self.one.weight.T)
 
 
+class Shared(nn.Module):
+    """Two linear layers that share a weight, each with a bias of its own."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.one, self.two = nn.Linear(size, size), nn.Linear(size, size)
+        self.two.weight = self.one.weight
+
+    def forward(self, h):
+        return self.two(torch.tanh(self.one(h)))
+
+
 class Weighted(nn.Module):
     """A function of the activations and of one weight (and a buffer of its shape)."""
 
@@ -221,9 +233,7 @@ def spec(random: Random) -> Spec:
     while len(steps) < wanted and tries < TRIES:
         tries += 1
         step = drawn(random, shape)
-        if len(steps) in learned and not any(True for _ in Steps(evaluated(step)).parameters()):
-            continue
-        after = result(steps, step, first)
+        after = result(steps, step, first, learned=len(steps) in learned)
         if after is not None:
             steps, shape = [*steps, step], after
     classes = random.choice([3, 2, 4])
@@ -247,8 +257,11 @@ def spec(random: Random) -> Spec:
     )
 
 
-def result(steps, step, first):
-    """Return the shape of an example after one more step, None if the step does not fit there."""
+def result(steps, step, first, *, learned=False):
+    """Return the shape of an example after one more step, None if the step does not fit there.
+
+    A step that must be ``learned`` fits only with parameters.
+    """
     draft = Spec((*steps, step), first)
     try:
         network = draft.network()
@@ -257,6 +270,8 @@ def result(steps, step, first):
         sizes = [output.shape for output in outputs]
         differentiate_twice(outputs[1], [*network.parameters()])
     except (RuntimeError, ValueError, IndexError, AssertionError, TypeError, NotImplementedError):
+        return None
+    if learned and not any(True for _ in network.steps[-1].parameters()):
         return None
     shape = tuple(sizes[0][1:])
     fits = sizes[1] == (3, *shape) and sizes[0][0] == 1 and 1 <= len(shape) <= 3
@@ -384,6 +399,10 @@ def writes(random, shape):
             f"h.select({dim}, -1)))",
             "lambda h: assigned(h, torch.clone, lambda out, h: out.transpose(1, -1)[:, 0].tanh_())",
             "lambda h: assigned(h, torch.clone, lambda out, h: out.view(len(h), -1)[:, 0].zero_())",
+            "lambda h: assigned(h, torch.clone, lambda out, h: out.__setitem__(h > 0.5, 0.5))",
+            "lambda h: assigned(h, torch.clone, lambda out, h: "
+            "out.masked_scatter_(h < 0, h.tanh()))",
+            "lambda h: torch.index_put(h, (torch.arange(len(h), device=h.device),), h.sin())",
             "lambda h: torch.select_scatter(h, h[:, 0].tanh(), 1, 0)",
             f"lambda h: torch.slice_scatter(h, h[:, :{n}].tanh(), 1, 0, {n})",
             "lambda h: assigned(h, lambda h: torch.stack([h, h]), lambda out, h: out[1].tanh_())"
@@ -401,6 +420,7 @@ def everywhere(random, shape):
     size, n = shape[dim - 1], random.randint(1, max(1, shape[0] - 1))
     index = [random.randrange(c) for _ in range(random.randint(1, c))]
     numel = torch.Size(shape).numel()
+    expanded = ", ".join("2" if at == dim else "-1" for at in range(rank + 2))
     return random.choice(
         [
             f"lambda h: h.permute({', '.join(map(str, order))}){kept}",
@@ -421,7 +441,7 @@ def everywhere(random, shape):
             "lambda h: h[:, ::2]",
             "lambda h: h[..., ::2].repeat_interleave(2, -1)",
             f"lambda h: h.narrow({dim}, 0, {max(1, size - 1)})",
-            f"lambda h: h.unsqueeze({dim}).expand(-1, {', '.join(['-1'] * (dim - 1) + ['2'] + ['-1'] * (rank - dim + 1))}).flatten({dim}, {dim + 1})",
+            f"lambda h: h.unsqueeze({dim}).expand({expanded}).flatten({dim}, {dim + 1})",
             f"lambda h: h.repeat(1, {', '.join(['2'] + ['1'] * (rank - 1))})",
             "lambda h: torch.tile(h, (2,))",
             "lambda h: h.unsqueeze(-1).squeeze(-1)",
@@ -479,10 +499,22 @@ def everywhere(random, shape):
             f"nn.Linear({shape[-1]}, {random.randint(1, 4)}, bias=False)",
             f"Tied({shape[-1]}, {random.randint(1, 3)})",
             f"Listed({shape[-1]})",
+            f"Shared({shape[-1]})",
             f"Twice(nn.Linear({shape[-1]}, {shape[-1]}))",
             f"parametrizations.spectral_norm(nn.Linear({shape[-1]}, 3))",
             "lambda h: h.to(memory_format=torch.preserve_format)",
             "lambda h: h.contiguous()",
+            "lambda h: torch.fft.fft(h).real",
+            "lambda h: torch.view_as_real(torch.fft.rfft(h)).flatten(-2)",
+            "lambda h: torch.fft.rfft(h).abs()",
+            "lambda h: torch.vmap(torch.tanh)(h)",
+            f"lambda h: (h - h.amax({dim}, keepdim=True).detach()).softmax({dim})",
+            "Weighted(lambda h, w, s: h + F.embedding((h > 0).long(), w)[..., 0], 2, 1)",
+            f"Weighted(lambda h, w, s: torch.tensordot(h, w, ([{rank}], [0])), {shape[-1]}, 2)",
+            f"lambda h: h.cummax({dim}).values",
+            f"lambda h: h.topk(1, {dim}).values",
+            f"lambda h: h.median({dim}, keepdim=True).values + h",
+            f"lambda h: F.cosine_similarity(h, h.roll(1, {dim}), {dim})",
             "lambda h: torch.broadcast_to(h[:, :1], h.shape) + h",
             f"lambda h: h.movedim({dim}, {other}){kept}",
             f"lambda h: h.swapaxes({dim}, {other}).reshape(h.shape)",
@@ -600,6 +632,9 @@ def image(random, shape):
             "nn.AdaptiveAvgPool2d((3, 2))",
             "nn.AdaptiveMaxPool2d(2)",
             "nn.LPPool2d(2, 2)",
+            "lambda h: F.max_unpool2d(*F.max_pool2d(h, 2, return_indices=True), 2)",
+            "lambda h: F.grid_sample(h, torch.zeros(len(h), 2, 2, 2, dtype=h.dtype, "
+            "device=h.device), align_corners=False)",
             f"lambda h: F.pad(h, {sides}, mode='{padding}')",
             "lambda h: F.pad(h, (-1, 0, 0, -1))",
             "nn.ZeroPad2d(1)",

@@ -9,8 +9,6 @@ import pytest
 import torch
 from elsewhere import ELSEWHERE, emulated
 from generated_networks import Spec, spec
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -209,7 +207,7 @@ class Comparison:
     def compare(self, name: str, ours: torch.Tensor, expected: torch.Tensor, scale: float) -> None:
         size = float(expected.norm())
         error = float((ours.double() - expected).norm())
-        if not error <= TOLERANCES[self.dtype] * (size + SMALL * scale):
+        if not error <= TOLERANCES[self.dtype] * (size + SMALL * max(scale, 1)):
             self.found.append(f"{name}: off by {error / (size or 1):.2g}")
 
 
@@ -249,35 +247,25 @@ def each(function, rows: torch.Tensor) -> torch.Tensor:
     return torch.cat([function(row[None]) for row in rows])
 
 
-def hold_generated(count: int) -> None:
-    """Hold ``count`` generated networks to their dense matrices; at most a tenth may be refused."""
-    tried, refusals = [], []
-
-    @settings(
-        max_examples=count,
-        derandomize=True,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(st.randoms(use_true_random=False).map(spec))
-    def hold(made: Spec) -> None:
-        found, refused = differences(made, layers=len(tried) % 4 == 0)
-        tried.append(made)
-        refusals.extend(f"{made}: {why}" for why in refused[:1])
-        assert not found, (made, found)
-
-    hold()
-    assert len(refusals) <= 0.1 * len(tried), "\n".join(refusals)
+def hold_generated(seeds: range) -> None:
+    """Hold the networks of ``seeds`` to their dense matrices; at most a tenth may be refused."""
+    different, refusals = [], []
+    for seed in seeds:
+        made = spec(Random(seed))
+        found, refused = differences(made, layers=seed % 4 == 0)
+        different += [f"{made}: {'; '.join(found[:4])}"] * bool(found)
+        refusals += [f"{made}: {refused[0]}"] * bool(refused)
+    assert not different, "\n".join(different)
+    assert len(refusals) <= 0.1 * len(seeds), "\n".join(refusals)
 
 
 def test_every_operator_of_generated_networks_is_the_dense_one():
-    hold_generated(50)
+    hold_generated(range(50))
 
 
 @pytest.mark.slow
 def test_every_operator_of_many_generated_networks_is_the_dense_one():
-    hold_generated(1000)
+    hold_generated(range(50, 1050))
 
 
 # It says that nothing is copied to a network on meta; here it is.
