@@ -264,33 +264,35 @@ def result(steps, step, first, *, learned=False):
     """
     draft = Spec((*steps, step), first)
     try:
-        network = draft.network()
+        network, (inputs, _) = draft.network(), draft.data()
         with sdpa_kernel(SDPBackend.MATH):
-            outputs = [network(torch.randn(n, *first, dtype=torch.float64)) for n in (1, 3)]
-        sizes = [output.shape for output in outputs]
-        differentiate_twice(outputs[1], [*network.parameters()])
+            outputs = network(inputs.clone())
+            parts = torch.cat([network(some.clone()) for some in inputs.split((1, 2, 4))])
+            differentiate_twice(outputs, [*network.parameters()])
     except (RuntimeError, ValueError, IndexError, AssertionError, TypeError, NotImplementedError):
         return None
     if learned and not any(True for _ in network.steps[-1].parameters()):
         return None
-    shape = tuple(sizes[0][1:])
-    fits = sizes[1] == (3, *shape) and sizes[0][0] == 1 and 1 <= len(shape) <= 3
+    shape = tuple(outputs.shape[1:])
+    fits = outputs.shape[0] == len(inputs) and 1 <= len(shape) <= 3
+    apart = parts.shape == outputs.shape and torch.allclose(parts, outputs)  # examples do not mix
     parameters = sum(parameter.numel() for parameter in network.parameters())
     small = shape and 0 < torch.Size(shape).numel() <= MOST_ACTIVATIONS
-    return shape if fits and small and parameters <= MOST_PARAMETERS - 40 else None
+    return shape if fits and apart and small and parameters <= MOST_PARAMETERS - 40 else None
 
 
 def differentiate_twice(outputs, parameters):
-    """Raise RuntimeError if PyTorch cannot differentiate the outputs twice."""
+    """Raise RuntimeError if PyTorch cannot differentiate the outputs twice, to finite numbers."""
     if not outputs.requires_grad:
         return
-    with sdpa_kernel(SDPBackend.MATH):
-        gradient = torch.autograd.grad(
-            outputs.square().sum(), parameters, create_graph=True, materialize_grads=True
-        )
-        moving = sum(g.square().sum() for g in gradient)
-        if moving.requires_grad:
-            torch.autograd.grad(moving, parameters, materialize_grads=True)
+    gradient = torch.autograd.grad(
+        outputs.square().sum(), parameters, create_graph=True, materialize_grads=True
+    )
+    moving = sum(g.square().sum() for g in gradient)
+    if moving.requires_grad:
+        second = torch.autograd.grad(moving, parameters, materialize_grads=True)
+        if not all(g.isfinite().all() for g in second):
+            raise RuntimeError("not finite")
 
 
 def drawn(random: Random, shape: tuple[int, ...], depth: int = 0) -> str:
