@@ -503,7 +503,7 @@ def everywhere(random, shape):
             f"Listed({shape[-1]})",
             f"Shared({shape[-1]})",
             f"Twice(nn.Linear({shape[-1]}, {shape[-1]}))",
-            f"parametrizations.spectral_norm(nn.Linear({shape[-1]}, 3))",
+            f"nn.utils.parametrizations.spectral_norm(nn.Linear({shape[-1]}, 3))",
             "lambda h: h.to(memory_format=torch.preserve_format)",
             "lambda h: h.contiguous()",
             "lambda h: torch.fft.fft(h).real",
