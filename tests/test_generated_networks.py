@@ -15,8 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipeline.curvature import component, gauss_newton, hessian, layer_hessian, residual
 from pipeline.curvature.layer import layer_names
+from pipeline.curvature.linearize import NotLinearizedError
 from pipeline.curvature.preactivations import output_hessian
-from pipeline.curvature.tangent import NotLinearisedError
 from pipeline.errors import AnatomyError
 
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 2e-3}
@@ -160,7 +160,7 @@ class Comparison:
                     A = layer_hessian(self.model, self.data, layer=layer, **how)
                     self.products(name, A, matrix, float(matrix.norm()))
                 name = f"output of {layer}, {memory_gb}"
-                with self.noted(name), suppress(NotLinearisedError):  # of padded convolutions
+                with self.noted(name), suppress(NotLinearizedError):  # of padded convolutions
                     A = output_hessian(self.model, self.data, layers=[layer], **how).operator
                     self.products(name, A, M, float(M.norm()))
 
@@ -171,7 +171,7 @@ class Comparison:
             yield
         except AnatomyError as error:
             self.refused.append(f"{name}: {error}")
-        except NotLinearisedError:
+        except NotLinearizedError:
             raise
         except Exception as error:
             self.found.append(f"{name}: raw {type(error).__name__}: {str(error)[:300]}")
