@@ -74,11 +74,11 @@ def layer(draw, shape, norm):
     return {
         "outputs": float(m),
         "inputs": float(n),
-        "complete": 1.0,
+        "layer_complete": 1.0,
         "closed_form": 1.0,
         "residual_share": 1e-6,
-        "eigenvalue": spectrum(draw, p, CLASSES - 1),
-        "residual": np.full(p, 1e-5),
+        "layer_eigenvalue": spectrum(draw, p, CLASSES - 1),
+        "layer_residual": np.full(p, 1e-5),
         "singular_value": singular,
         "eigenvector": unit(np.array(outer)) if m * n <= STORED else np.zeros((0, 0)),
         "autocorrelation_eigenvalue": np.r_[one_sided, 2 * np.exp(-0.1 * np.arange(n - 1))]
@@ -109,8 +109,8 @@ def stacked(lists):
 
 
 INNER = {
-    "eigenvalue": ("order",),
-    "residual": ("order",),
+    "layer_eigenvalue": ("order",),
+    "layer_residual": ("order",),
     "singular_value": ("order", "index"),
     "eigenvector": ("shown", "element"),
     "autocorrelation_eigenvalue": ("index",),
@@ -190,7 +190,7 @@ def overlap_part(draw, run, seeds):
             "overlap_mean": (("layer", "k"), mean),
             "overlap_std": (("layer", "k"), std),
             "random_baseline": (("layer", "k"), np.where(counts, baseline, np.nan)),
-            "outputs": ("layer", outputs),
+            "overlap_outputs": ("layer", outputs),
             "weight_cosine": (("layer", "seed_a", "seed_b"), cosine),
             "across_overlap": (
                 ("layer", "k", "other_recipe", "other_n_per_class"),
@@ -235,6 +235,6 @@ def theory_cube(widths=(64, 128, 256, 512), seeds=(0, 1, 2)):
                     "relative_error": draw.uniform(0.8, 1.2) / np.sqrt(width),
                 }
                 parts.append(
-                    Placed({"width": width, "input": kind, "seed": seed}, xr.Dataset(part))
+                    Placed({"width": width, "input": kind, "theory_seed": seed}, xr.Dataset(part))
                 )
     return assemble("theory", [], parts)

@@ -93,8 +93,10 @@ def filled(cube, variable, values, **at):
 
 
 def test_a_value_is_the_mean_over_seeds_with_its_range():
-    cube = filled(layers(*F200["layers"]), "eigenvalue", [1.9, 2.0, 2.3], layer="fc1", order=0)
-    cube = filled(cube, "eigenvalue", [1.9, 2.0, 2.3], layer="fc1", order=1)
+    cube = filled(
+        layers(*F200["layers"]), "layer_eigenvalue", [1.9, 2.0, 2.3], layer="fc1", order=0
+    )
+    cube = filled(cube, "layer_eigenvalue", [1.9, 2.0, 2.3], layer="fc1", order=1)
     rows = compare(job_of(F200), {"layers": cube})
     row = row_of(rows, "F-200^2", "fc1: Hessian eigenvalue 0")
     found = row.measured
@@ -105,7 +107,7 @@ def test_a_value_is_the_mean_over_seeds_with_its_range():
     assert row.found.runs == "any/fnet/none/sgd/n20"
     # The same number is 1.216 times D's 1.70; a little more is outside.
     assert row_of(rows, "F-200^2", "fc1: Hessian eigenvalue 1").verdict == WITHIN
-    cube = filled(cube, "eigenvalue", 1.7 * 1.26, layer="fc1", order=1)
+    cube = filled(cube, "layer_eigenvalue", 1.7 * 1.26, layer="fc1", order=1)
     again = compare(job_of(F200), {"layers": cube})
     assert row_of(again, "F-200^2", "fc1: Hessian eigenvalue 1").verdict == OUTSIDE
 
@@ -240,7 +242,9 @@ def without(words, key):
 
 
 def of_fc1(value):
-    return xr.Dataset({"eigenvalue": (("layer", "order"), [[value]])}, coords={"layer": ["fc1"]})
+    return xr.Dataset(
+        {"layer_eigenvalue": (("layer", "order"), [[value]])}, coords={"layer": ["fc1"]}
+    )
 
 
 def gathered(name, grid, part, **place):
@@ -275,7 +279,7 @@ def test_of_several_recipes_the_nearest_is_compared():
     # Of one departure each, the longer training.
     assert chosen(recipes, [grids[0], grids[2]]).measured.value == 3.0
     # What diverged stands back.
-    cubes["layers"] = filled(cubes["layers"], "eigenvalue", np.nan, recipe="long")
+    cubes["layers"] = filled(cubes["layers"], "layer_eigenvalue", np.nan, recipe="long")
     assert chosen(recipes, grids[:2]).measured.value == 1.0
 
 

@@ -101,8 +101,8 @@ def hierarchy_cube():
         eigenvalues = np.full((5, 3), np.nan)
         eigenvalues[1:4] = [[8, 7, 0.1], [2, 1, 0.1], [0.5, 0.3, 0.1]]
         rows = {
-            "eigenvalue": (("component", "order"), eigenvalues * (1 + epoch)),
-            "trace": ("component", np.ones(5)),
+            "component_eigenvalue": (("component", "order"), eigenvalues * (1 + epoch)),
+            "component_trace": ("component", np.ones(5)),
             "embedding": (("point", "axis"), draw.standard_normal((12, 2))),
             "class_index": ("true_class", np.arange(3.0)),
             "pair_true": ("pair", pairs[:, 0]),
@@ -111,14 +111,14 @@ def hierarchy_cube():
             "dimension": 1000.0,
             "classes": 3.0,
         }
-        for prefix, dim in (("", "component"), ("knockout_", "knockout")):
+        for prefix, dim in (("component", "component"), ("knockout", "knockout")):
             size = len(coords[dim])
             nodes = np.geomspace(1e-5, 3, 20) * np.ones((size, 1, 1))
             shares = draw.dirichlet(np.ones(20), (size, 1))
-            if not prefix:
+            if prefix == "component":
                 nodes[1:4], shares[1:4] = np.nan, np.nan
-            rows[f"{prefix}ritz_value"] = ((dim, "probe", "node"), nodes)
-            rows[f"{prefix}ritz_weight"] = ((dim, "probe", "node"), shares)
+            rows[f"{prefix}_ritz_value"] = ((dim, "probe", "node"), nodes)
+            rows[f"{prefix}_ritz_weight"] = ((dim, "probe", "node"), shares)
         return xr.Dataset(rows, coords=coords)
 
     places = [(run, {"epoch": epoch, "split": "train"}) for run in RUNS for epoch in (0, 9)]

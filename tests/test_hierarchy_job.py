@@ -52,13 +52,15 @@ def eigenvalues(matrix):
 
 def test_eigenvalues_and_traces_are_the_dense_ones(found, exact):
     for name, count in (("A1", 10), ("A2", 10), ("B1", 80)):
-        values = found.eigenvalue.sel(component=name).dropna("order").values
+        values = found.component_eigenvalue.sel(component=name).dropna("order").values
         assert len(values) == count
         expected = eigenvalues(exact[name])[:count]
         assert values == pytest.approx(expected, rel=1e-6, abs=1e-10 * expected[0])
     for name, matrix in exact.items():
-        assert float(found.trace.sel(component=name)) == pytest.approx(float(matrix.trace()))
-    assert not found.trace_stderr.any()
+        assert float(found.component_trace.sel(component=name)) == pytest.approx(
+            float(matrix.trace())
+        )
+    assert not found.component_trace_stderr.any()
     assert float(found.within_trace.sum()) == pytest.approx(float(exact["B2"].trace()))
     assert float(found.probability.sum()) == pytest.approx(1)
     assert float(found.identity_error) < 1e-13
@@ -66,7 +68,7 @@ def test_eigenvalues_and_traces_are_the_dense_ones(found, exact):
 
 def test_quadratures_have_the_dense_moments_and_largest_eigenvalues(found, exact):
     knockouts = {"G-A1": exact["G"] - exact["A1"], "G-A1-A2-B1": exact["B2"]}
-    cases = [("ritz", {"component": name}, exact[name]) for name in ("G", "B2")]
+    cases = [("component_ritz", {"component": name}, exact[name]) for name in ("G", "B2")]
     cases += [("knockout_ritz", {"knockout": name}, m) for name, m in knockouts.items()]
     for prefix, at, matrix in cases:
         nodes = found[f"{prefix}_value"].sel(at).values
@@ -79,7 +81,9 @@ def test_quadratures_have_the_dense_moments_and_largest_eigenvalues(found, exact
         assert np.isfinite(found.class_ritz_value.sel(true_class=c)).any()
     # What is B2 by another name is not made twice.
     again = found.knockout_ritz_value.sel(knockout="G-A1-A2-B1").values
-    assert np.array_equal(again, found.ritz_value.sel(component="B2").values, equal_nan=True)
+    assert np.array_equal(
+        again, found.component_ritz_value.sel(component="B2").values, equal_nan=True
+    )
 
 
 def test_estimated_traces_agree_with_exact_ones(trained, exact):
@@ -143,7 +147,7 @@ def test_a_diverged_network_leaves_an_empty_part(trained, monkeypatch, capsys):
     write_hierarchies([part_of(trained)], job)
     assert "taken as diverged" in capsys.readouterr().err
     part = read_part(part_of(trained))
-    assert "eigenvalue" not in part
+    assert "component_eigenvalue" not in part
     assert float(part.classes) == 10
 
 

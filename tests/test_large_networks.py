@@ -81,9 +81,11 @@ def test_the_hierarchy(folder):
     found = read_part(part_of(folder, "hierarchy"))
     assert float(found.identity_error) < 1e-5
     assert float(found.probability.sum()) == pytest.approx(1, rel=1e-5)
-    traces = found.trace.sel(component=["A1", "A2", "B1", "B2"])
-    assert float(traces.sum()) == pytest.approx(float(found.trace.sel(component="G")), rel=1e-4)
-    assert np.isfinite(found.ritz_value.sel(component=["G", "B2"])).all()
+    traces = found.component_trace.sel(component=["A1", "A2", "B1", "B2"])
+    assert float(traces.sum()) == pytest.approx(
+        float(found.component_trace.sel(component="G")), rel=1e-4
+    )
+    assert np.isfinite(found.component_ritz_value.sel(component=["G", "B2"])).all()
 
 
 def test_the_layers(folder):
@@ -94,7 +96,7 @@ def test_the_layers(folder):
     dead = 0
     for layer in found.layer.values:
         one = found.sel(layer=layer)
-        known = int(one.eigenvalue.notnull().sum())
+        known = int(one.layer_eigenvalue.notnull().sum())
         if not known:  # in so narrow a network all units of a layer may be off for all examples
             dead += 1
             operator = layer_hessian(run.model, run.train, layer=layer)

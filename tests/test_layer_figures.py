@@ -203,7 +203,7 @@ def test_what_a_layer_lacks_is_told(name, drawn):
     """A grouped convolution has no Kronecker factors, a wide layer no stored eigenvector."""
     cube = SMALL["layers"].copy(deep=True)
     for key in cube:
-        if "layer" in cube[key].dims and key not in ("outputs", "inputs", "eigenvalue"):
+        if "layer" in cube[key].dims and key not in ("outputs", "inputs", "layer_eigenvalue"):
             cube[key].loc[{"layer": "fc2"}] = np.nan
     found = drawn(name, layers=cube)
     check(found)
@@ -216,7 +216,7 @@ def test_what_a_layer_lacks_is_told(name, drawn):
 
 @pytest.mark.parametrize("name", OF_LAYERS)
 def test_figures_without_any_kronecker_factors(name, drawn):
-    kept = ("outputs", "inputs", "eigenvalue", "residual", "classes", "dimension")
+    kept = ("outputs", "inputs", "layer_eigenvalue", "layer_residual", "classes", "dimension")
     cube = SMALL["layers"]
     cube = cube.assign({key: cube[key] * np.nan for key in cube if key not in kept})
     found = drawn(name, layers=cube)
@@ -312,7 +312,7 @@ def test_kronecker_shows_the_cubes_values(drawn):
     one = CUBES["layers"].sel(SHOWN).sel(model="fnet", seed=0, layer="fc2")
     panel = titled(found := drawn("kronecker"), "fc2: 32 x 32")
     count = 3 * CLASSES
-    assert (labelled(panel, "layer").get_ydata() == one.eigenvalue.values[:count]).all()
+    assert (labelled(panel, "layer").get_ydata() == one.layer_eigenvalue.values[:count]).all()
     approximate = one.kronecker_eigenvalue.values[:count]
     assert (labelled(panel, "$E[M]").get_ydata() == approximate).all()
     twin = next(p for p in found.axes if p is not panel and _same_place(p, panel))

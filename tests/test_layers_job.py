@@ -96,10 +96,10 @@ def test_the_part_has_the_layers_dense_eigenpairs(root):
         H = A @ torch.eye(A.shape[0], dtype=torch.float64)
         exact = torch.linalg.eigvalsh(H).flip(0)[:12].numpy()
         one = part.sel(layer=layer)
-        assert np.allclose(one.eigenvalue, exact, atol=1e-8 * exact[0])
+        assert np.allclose(one.layer_eigenvalue, exact, atol=1e-8 * exact[0])
         vectors = torch.from_numpy(eigenspace(part, layer)).T
         residuals = (H @ vectors - vectors * torch.from_numpy(exact)).norm(dim=0)
-        assert np.allclose(one.residual, residuals, atol=1e-8 * exact[0])
+        assert np.allclose(one.layer_residual, residuals, atol=1e-8 * exact[0])
         shown = one.eigenvector.dropna("element", how="all").values
         assert np.array_equal(shown, eigenspace(part, layer)[:3])
         factors = kronecker_factors(run.model, run.train, layer=layer)

@@ -26,6 +26,7 @@ from pipeline.recipes import Recipe
 # What is at the level of rounding itself.
 ROUNDING = (
     "residual",
+    "layer_residual",
     "bottom_residual",
     "identity_error",
     "embedding",
@@ -160,13 +161,13 @@ def test_what_several_processes_refuse_ends_their_log(trained, tmp_path, fault):
 
 def test_the_command_starts_as_many_processes_as_it_is_told(trained):
     write_layers([layers_of(trained)], LAYERS_JOB)
-    alone = read_part(layers_of(trained)).eigenvalue
+    alone = read_part(layers_of(trained)).layer_eigenvalue
     layers_of(trained).unlink()
     done = by_two(layers_of(trained), by_command(LAYERS_JOB, "layers"))
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("$ python -m pipeline") == 1
     # Sums in another order: equal to rounding, and not bit for bit.
-    found = read_part(layers_of(trained)).eigenvalue
+    found = read_part(layers_of(trained)).layer_eigenvalue
     assert np.allclose(found, alone, rtol=1e-9, atol=0)
     assert not np.array_equal(found, alone)
 

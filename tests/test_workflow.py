@@ -105,9 +105,9 @@ def test_the_hierarchy_is_that_of_the_opened_run(finished):
     assert float(cube.identity_error) < 1e-5
     for name in ("A1", "A2", "B1", "B2"):
         trace = float(levels[name].trace())
-        assert float(cube.trace.sel(component=name)) == pytest.approx(trace, rel=1e-4)
+        assert float(cube.component_trace.sel(component=name)) == pytest.approx(trace, rel=1e-4)
         if name != "B2":
-            values = cube.eigenvalue.sel(component=name).dropna("order").values
+            values = cube.component_eigenvalue.sel(component=name).dropna("order").values
             exact = np.linalg.eigvalsh(levels[name])[::-1][: len(values)]
             assert np.allclose(values, exact, rtol=1e-3, atol=1e-5 * exact[0])
 

@@ -38,7 +38,7 @@ SORTED_DIMS = (
     "seed_b",
     "other_n_per_class",
     "width",
-    "seed",
+    "theory_seed",
 )
 # Bytes, tuned: room for a variable of thousands of eigenvalues of each of a network's runs, and not
 # for many heat maps, of which a reader wants one.
@@ -97,6 +97,7 @@ class Layout:
         variable = SCHEMA[self.name][key]
         return {
             "long_name": variable.long_name,
+            "description": variable.description,
             "units": variable.units,
             "source": variable.source,
         }

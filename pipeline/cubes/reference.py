@@ -27,11 +27,11 @@ def cube_reference() -> str:
     for name, variables in SCHEMA.items():
         leading = ", ".join(f"`{dim}`" for dim in leading_dims(name)) or "none"
         lines += [f"## {name}", "", f"Dimensions of all: {leading}.", ""]
-        lines += ["| variable | further dimensions | what | units | source |"]
-        lines += ["|---|---|---|---|---|"]
+        lines += ["| variable | further dimensions | label | what | units | source |"]
+        lines += ["|---|---|---|---|---|---|"]
         for key, v in variables.items():
             dims = ", ".join(v.dims) or "none"
-            what = v.long_name.replace("|", "\\|")
-            lines.append(f"| {key} | {dims} | {what} | {v.units} | {v.source} |")
+            label, what = (text.replace("|", "\\|") for text in (v.long_name, v.description))
+            lines.append(f"| {key} | {dims} | {label} | {what} | {v.units} | {v.source} |")
         lines.append("")
     return "\n".join(lines)

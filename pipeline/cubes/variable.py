@@ -9,15 +9,19 @@ PLACE_DIMS = ("epoch", "split")  # where a part stands within its run
 
 @dataclass(frozen=True)
 class Variable:
-    """A variable of a cube; ``dims`` come after the cube's leading ones."""
+    """A variable of a cube; ``dims`` come after the cube's leading ones.
+
+    ``long_name`` fits an axis label; ``description`` is a sentence.
+    """
 
     dims: tuple[str, ...]
     long_name: str
+    description: str
     units: str
     source: str
 
 
 SIZES = {
-    "dimension": Variable((), "number of parameters p", "1", "definition"),
-    "classes": Variable((), "number of classes C", "1", "definition"),
+    "dimension": Variable((), "number of parameters", "number of parameters p", "1", "definition"),
+    "classes": Variable((), "number of classes", "number of classes C", "1", "definition"),
 }

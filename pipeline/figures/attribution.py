@@ -34,7 +34,12 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
             for panel in axes[row]:
                 style.note(panel, "diverged")
             continue
-        A1 = levels.eigenvalue.sel(net).sel(epoch=epoch, component="A1").dropna("order").values
+        A1 = (
+            levels.component_eigenvalue.sel(net)
+            .sel(epoch=epoch, component="A1")
+            .dropna("order")
+            .values
+        )
         G = spectra.sel(net).sel(epoch=epoch, split=levels.split.values)
         _density(axes[row, 0], G, A1, settings)
         _by_order(axes[row, 1], G.eigenvalue.values[: len(A1) + BEYOND], A1)

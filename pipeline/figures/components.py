@@ -52,10 +52,12 @@ def _spectra(panel: Axes, network: xr.Dataset, settings: Figures) -> None:
     found: dict[str, Counts] = {}
     for name in ("G", "B2", "B1", "A2", "A1"):
         one = network.sel(component=name)
-        if bool(one.eigenvalue.notnull().any()):
-            found[name] = eigenvalue_counts(one.eigenvalue, settings)
-        elif bool(one.ritz_value.notnull().any()):
-            found[name] = quadrature_counts(one.ritz_value, one.ritz_weight, p, settings)
+        if bool(one.component_eigenvalue.notnull().any()):
+            found[name] = eigenvalue_counts(one.component_eigenvalue, settings)
+        elif bool(one.component_ritz_value.notnull().any()):
+            found[name] = quadrature_counts(
+                one.component_ritz_value, one.component_ritz_weight, p, settings
+            )
     for name, counts in found.items():
         colour = style.COMPONENT_COLOURS[name]
         if name == "G":

@@ -77,12 +77,16 @@ def levels_along(levels: xr.Dataset, along: str) -> Levels:
     """Return A1's C - 1 largest eigenvalues, B1's quantiles, and B2's largest node."""
     order = levels.sizes["order"]
     classes = int(levels.classes.max())
-    A1 = levels.eigenvalue.sel(component="A1").isel(order=slice(0, min(order, classes - 1)))
+    A1 = levels.component_eigenvalue.sel(component="A1").isel(
+        order=slice(0, min(order, classes - 1))
+    )
     with warnings.catch_warnings():
         # Seeds that a size lacks; and of two classes B1 vanishes.
         warnings.filterwarnings("ignore", message="All-NaN slice")
-        B1 = levels.eigenvalue.sel(component="B1").quantile((BULK[0], 0.5, BULK[1]), "order")
-    B2 = levels.ritz_value.sel(component="B2").max(("probe", "node"))
+        B1 = levels.component_eigenvalue.sel(component="B1").quantile(
+            (BULK[0], 0.5, BULK[1]), "order"
+        )
+    B2 = levels.component_ritz_value.sel(component="B2").max(("probe", "node"))
     return Levels(
         A1.mean("seed").transpose(along, "order").values,
         B1.mean("seed").transpose(along, "quantile").values,

@@ -13,7 +13,7 @@ from pipeline.stages import Figures
 def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
     """Draw a row per network, a column per knockout, at the last checkpoint."""
     cube = one_split(reference(cubes["hierarchy"], all_seeds=True))
-    shown, knockouts = networks(cube), list(cube.knockout.values)
+    shown, knockouts = networks(cube), [name for name in cube.knockout.values if name]
     figure, axes = style.panels(
         len(shown),
         max(1, len(knockouts)),
@@ -34,7 +34,9 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
             continue
         network = cube.sel(net).sel(epoch=epoch)
         p = float(network.dimension.max())
-        nodes, weights = (network[f"ritz_{key}"].sel(component="G") for key in ("value", "weight"))
+        nodes, weights = (
+            network[f"component_ritz_{key}"].sel(component="G") for key in ("value", "weight")
+        )
         whole = quadrature_counts(nodes, weights, p, settings)
         for panel, knockout in zip(axes[row], knockouts, strict=False):
             one = network.sel(knockout=knockout)

@@ -28,7 +28,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
     )
     for panel in panels:
         one, count = panel.only, PER_CLASS * int(panel.only.classes)
-        names = {"layer Hessian": one.eigenvalue, PRODUCT: one.kronecker_eigenvalue}
+        names = {"layer Hessian": one.layer_eigenvalue, PRODUCT: one.kronecker_eigenvalue}
         if not spectra(panel.axes, names, count):
             style.note(panel.axes, layerwise.NO_VALUES)
         if np.isfinite(float(one.decoupling_error)):

@@ -18,6 +18,7 @@ MARGIN, LETTER = 1.1, 0.07  # inches: what axis labels take, and a letter of a p
 ROUNDING = 1e-5  # of the largest eigenvalue, in float32 with room to spare
 NO_PAIR = "diverged,\nor one seed alone"
 NO_VALUES = "no values"
+SIZES = ("outputs", "inputs", "overlap_outputs")  # of a layer, in either cube
 Network = dict[str, str]
 
 
@@ -67,7 +68,8 @@ def by_model(cube: xr.Dataset, variable: str = "classes") -> dict[str, list[Netw
 
 def layers(cube: xr.Dataset, nets: list[Network]) -> list[str]:
     """Return the layers that any of ``nets`` has, in the cube's order."""
-    there = [cube.outputs.sel(net).notnull() for net in nets]
+    outputs = cube["outputs" if "outputs" in cube else "overlap_outputs"]
+    there = [outputs.sel(net).notnull() for net in nets]
     return [
         str(name)
         for name in cube.layer.values
@@ -173,7 +175,7 @@ def layer_name(layer: str, slices: dict[str, xr.Dataset], letters: int) -> str:
     A name that exceeds the panel's ``letters`` goes on two lines.
     """
     for one in slices.values():
-        sizes = [one[key].max() for key in ("outputs", "inputs") if key in one]
+        sizes = [one[key].max() for key in SIZES if key in one]
         if all(np.isfinite(size) for size in sizes):
             shape = " x ".join(f"{int(size)}" for size in sizes)
             shape = shape if len(sizes) == 2 else f"m = {shape}"

@@ -17,7 +17,7 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
     cube = layerwise.reference(cubes["overlap"], "overlap_mean")
     figure, panels = layerwise.grid(
         cube,
-        layerwise.by_network(cube, "outputs"),
+        layerwise.by_network(cube, "overlap_outputs"),
         "overlap_mean",
         title=[
             "Overlap of the layer Hessians' top k eigenspaces between networks",
@@ -67,7 +67,7 @@ def _overlaps(panel: Axes, one: xr.Dataset) -> None:
             k, mean - std, mean + std, color=colour, alpha=0.2, lw=0, label="± standard deviation"
         )
     panel.plot(k, one.random_baseline.values, "--", color=style.INK, lw=0.8, label="random spaces")
-    outputs = float(one.outputs)
+    outputs = float(one.overlap_outputs)
     if outputs <= k[-1]:
         panel.axvline(outputs, ls="-", lw=0.7, color=style.PALETTE[3], label="k = outputs m")
     found = peak(one.overlap_mean)

@@ -75,7 +75,7 @@ def ends(cube: xr.Dataset) -> tuple[bool, ...]:
 
 
 def _epochs(cube: xr.Dataset) -> list[int]:
-    there = cube.trace.notnull()
+    there = cube["trace" if "trace" in cube else "component_trace"].notnull()
     there = there.any([dim for dim in there.dims if dim != "epoch"])
     return [int(epoch) for epoch in cube.epoch.values[there.values]]
 

@@ -20,13 +20,14 @@ SHOWN = {
 def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
     """Draw a panel per quantity: each seed a point, their mean a line, by kind of input."""
     cube = cubes["theory"]
+    seeds = style.count(cube.sizes["theory_seed"], "seed")
     figure, axes = style.panels(
         1,
         len(SHOWN),
         title=[
             "Output Hessian of a random two-layer network as its width grows",
-            f"{style.count(cube.sizes['seed'], 'seed')} for each width, line: mean; dashed: limit "
-            "of infinite width; dotted: in proportion to 1 / width",
+            f"{seeds} for each width, line: mean; dashed: limit of infinite width; "
+            "dotted: in proportion to 1 / width",
         ],
         row_height=2.3,
     )
@@ -56,14 +57,14 @@ def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
 
 
 def _points(panel: Axes, values: xr.DataArray, kind: str) -> None:
-    values = values.transpose("width", "seed").dropna("width", how="all")
+    values = values.transpose("width", "theory_seed").dropna("width", how="all")
     if not values.size:
         return
     colour = COLOURS[kind]
-    for seed in values.seed.values:
-        some = values.sel(seed=seed)
+    for seed in values.theory_seed.values:
+        some = values.sel(theory_seed=seed)
         panel.plot(values.width, some, ".", color=colour, ms=4, alpha=0.5, mew=0)
-    panel.plot(values.width, values.mean("seed"), color=colour, label=NAMES[kind])
+    panel.plot(values.width, values.mean("theory_seed"), color=colour, label=NAMES[kind])
 
 
 def _guide(panel: Axes) -> None:

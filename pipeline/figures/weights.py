@@ -15,7 +15,7 @@ LETTERS = 42  # of layers' names that stand side by side under half a page
 def draw(cubes: dict[str, xr.Dataset], settings: Figures) -> Figure:
     """Draw a row per model, a column per norm: both measures by layer, means and pairs."""
     cube = layerwise.reference(cubes["overlap"], "weight_cosine")
-    rows = layerwise.by_model(cube, "outputs")
+    rows = layerwise.by_model(cube, "overlap_outputs")
     present = {net["norm"] for nets in rows.values() for net in nets}
     norms = [norm for norm in cube.norm.values if norm in present]
     what = "Weights of two networks, and the top k eigenspaces of their layer Hessians"
@@ -55,7 +55,7 @@ def _network(panel: Axes, cube: xr.Dataset, net: layerwise.Network, name: str) -
 def at_outputs(one: xr.Dataset) -> xr.Dataset:
     """Return a layer's slice at k of its output width, or the largest k there is below it."""
     k = one.k.values[one.overlap_mean.notnull().values]
-    k = k[k <= float(one.outputs)]
+    k = k[k <= float(one.overlap_outputs)]
     # Reindexed, a k that is not there is NaN.
     return one.reindex(k=[k[-1] if len(k) else 0]).squeeze("k")
 

@@ -49,9 +49,12 @@ def _dataset(found: Hierarchy, job: HierarchyJob, class_names: tuple[str, ...]) 
     pairs = np.array(found.pairs.pairs, dtype=float)
     variables: dict[str, Any] = {
         "probability": (by_pair, found.shares),
-        "eigenvalue": (("component", "order"), eigenvalues),
-        "trace": ("component", [float(found.traces[name].value) for name in COMPONENTS]),
-        "trace_stderr": ("component", [float(found.traces[name].error) for name in COMPONENTS]),
+        "component_eigenvalue": (("component", "order"), eigenvalues),
+        "component_trace": ("component", [float(found.traces[name].value) for name in COMPONENTS]),
+        "component_trace_stderr": (
+            "component",
+            [float(found.traces[name].error) for name in COMPONENTS],
+        ),
         "within_trace": (by_pair, found.within.value),
         "within_trace_stderr": (by_pair, found.within.error),
         "gram": (("pair", "pair_2"), found.pairs.gram.numpy()),
@@ -59,19 +62,19 @@ def _dataset(found: Hierarchy, job: HierarchyJob, class_names: tuple[str, ...]) 
         "pair_cross": ("pair", pairs[:, 1]),
         "embedding": (("point", "axis"), found.embedding.coordinates),
         "class_index": ("true_class", np.arange(float(len(class_names)))),
-        "basis_kept": float(min(q.kept for q in found.quadratures.values())),
+        "hierarchy_basis_kept": float(min(q.kept for q in found.quadratures.values())),
         "embedding_divergence": found.embedding.divergence,
         "embedding_seed": float(found.embedding_seed),
         "identity_error": found.identity_error,
     }
     for prefix, dim, quadratures in (
-        ("", "component", [found.quadratures.get(name) for name in COMPONENTS]),
-        ("knockout_", "knockout", [found.quadratures[name] for name in knockouts]),
-        ("class_", "true_class", [found.of_class.get(c) for c in range(len(class_names))]),
+        ("component", "component", [found.quadratures.get(name) for name in COMPONENTS]),
+        ("knockout", "knockout", [found.quadratures[name] for name in knockouts]),
+        ("class", "true_class", [found.of_class.get(c) for c in range(len(class_names))]),
     ):
         nodes, weights = _stacked(quadratures, shape)
-        variables[f"{prefix}ritz_value"] = ((dim, "probe", "node"), nodes)
-        variables[f"{prefix}ritz_weight"] = ((dim, "probe", "node"), weights)
+        variables[f"{prefix}_ritz_value"] = ((dim, "probe", "node"), nodes)
+        variables[f"{prefix}_ritz_weight"] = ((dim, "probe", "node"), weights)
     coords = {
         "component": np.array(COMPONENTS, dtype=object),
         "knockout": np.array(knockouts, dtype=object),

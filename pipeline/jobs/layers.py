@@ -94,11 +94,11 @@ def _of_layer(layer: LayerAnatomy, network: Network) -> xr.Dataset:
         "outputs": float(layer.outputs),
         "inputs": float(layer.inputs),
         "pairs_asked": float(layer.asked),
-        "complete": float(layer.complete),
+        "layer_complete": float(layer.complete),
         "closed_form": layer.closed_form,
         "residual_share": layer.residual_share,
-        "eigenvalue": ("order", layer.eigenvalues),
-        "residual": ("order", layer.residuals),
+        "layer_eigenvalue": ("order", layer.eigenvalues),
+        "layer_residual": ("order", layer.residuals),
         "singular_value": (("order", "index"), layer.singular_values),
     }
     if layer.outputs * layer.inputs <= settings.elements:

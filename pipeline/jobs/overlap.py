@@ -204,7 +204,7 @@ def _dataset(
             "overlap_mean": by_group.mean().to_xarray(),
             "overlap_std": by_group.std().to_xarray(),
             "random_baseline": _once(_table(baselines, (*LAYER, "k"))).to_xarray(),
-            "outputs": _once(_table([row[:6] for row in layers], LAYER)).to_xarray(),
+            "overlap_outputs": _once(_table([row[:6] for row in layers], LAYER)).to_xarray(),
             "weight_cosine": _table(cosines, (*LAYER, *SEEDS)).to_xarray(),
             "across_overlap": beyond.mean().to_xarray(),
             "across_std": beyond.std().to_xarray(),

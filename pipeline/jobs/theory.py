@@ -28,7 +28,7 @@ def write_theory(job: TheoryJob) -> None:
 def _part(job: TheoryJob) -> xr.Dataset:
     """Return what random networks of each width, input and seed are found to be."""
     device, theory = prepare(job.compute), job.theory
-    dims = ("width", "input", "seed")
+    dims = ("width", "input", "theory_seed")
     places = list(product(theory.widths, INPUTS, theory.seeds))
     rows = []
     for width, inputs, seed in progress(places, total=len(places), label="theory"):
@@ -49,7 +49,7 @@ def _part(job: TheoryJob) -> xr.Dataset:
         coords={
             "width": list(theory.widths),
             "input": np.array(INPUTS, dtype=object),
-            "seed": list(theory.seeds),
+            "theory_seed": list(theory.seeds),
         },
     )
     part.attrs = attributes(

@@ -184,7 +184,7 @@ PUBLISHED = (
         F200,
         "Hessian eigenvalue {}",
         "ten largest eigenvalues of fc1's Hessian",
-        "eigenvalue",
+        "layer_eigenvalue",
         (2.04, 1.70, 1.27, 1.15, 0.742, 0.630, 0.389, 0.330, 0.247, 0.204),
     ),
     *_in_order(
