@@ -101,6 +101,13 @@ class FlatNetwork:
         """Return the logits (N, C) at the network's own parameters."""
         return self._called(self.module, inputs)
 
+    def copy_inputs(self) -> None:
+        """Let the network work on a copy of its inputs: it would change the caller's otherwise."""
+        self.writes_to_inputs = True
+        self.module.register_forward_pre_hook(
+            lambda _module, inputs: tuple(x.clone() for x in inputs)
+        )
+
     def in_double(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """Return the function inputs -> logits (N, C) in float64, at the network's parameters."""
         named = {name: x.double() if x.is_floating_point() else x for name, x in self.state.items()}
@@ -112,8 +119,6 @@ class FlatNetwork:
         return logits
 
     def _called(self, call: Callable[[torch.Tensor], Any], inputs: torch.Tensor) -> torch.Tensor:
-        if self.writes_to_inputs:
-            inputs = inputs.clone()
         with plain_attention():
             return logits_in(call(inputs))
 
