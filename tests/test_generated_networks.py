@@ -129,8 +129,12 @@ class Comparison:
         self.dense = Dense(made.network(), self.data[0].clone(), self.data[1])
         self.dtype = next(self.model.parameters()).dtype
         p = self.dense.J.shape[-1]
-        random = torch.randn(p, 5, generator=torch.Generator().manual_seed(2))
-        self.V = (torch.eye(p) if thorough else random).to(self.dtype)
+        self.V = self.columns(p)
+
+    def columns(self, size: int) -> torch.Tensor:
+        """Return some random vectors as columns."""
+        generator = torch.Generator().manual_seed(2)
+        return torch.randn(size, 5, generator=generator).to(self.dtype)
 
     def whole(self, recomputed: Sequence[str]) -> None:
         """Compare the operators of all parameters, and J and J^T; recomputed only those named."""
@@ -190,7 +194,8 @@ class Comparison:
 
     def products(self, name: str, A, matrix: torch.Tensor, scale: float) -> None:
         """Compare an operator's products: in blocks of each kind, and one by one."""
-        V = self.V[: len(matrix), : len(matrix)] if self.thorough else self.V[: len(matrix)]
+        size = len(matrix)
+        V = torch.eye(size, dtype=self.dtype) if self.thorough else self.columns(size)
         alone = V if self.thorough else V[:, -1:]
         kinds = {
             "block": (lambda: A @ V, V),  # three columns, and what is left

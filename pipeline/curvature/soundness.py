@@ -39,7 +39,7 @@ def check_network(network: FlatNetwork, inputs: torch.Tensor) -> torch.Tensor:
                 buffer.data = before[name][2]
                 module.get_submodule(owner)._buffers[own] = buffer
             network.copy_what_it_writes_to()
-        again = network(inputs)
+        again = network(inputs.clone())  # in the layout of the first: rounding depends on it
     _refuse_written(changed(dict(module.named_parameters()), parameters))
     if drew():
         raise AnatomyError(
@@ -90,7 +90,11 @@ def _refuse_mixed_examples(
     try:
         apart = torch.cat([_first_call(network, some) for some in inputs.split(1)])
     except ArgumentError as error:
-        raise AnatomyError(f"{error}: it runs on {len(inputs)} examples. {CURE}") from error
+        cause = error.__cause__ or error
+        raise AnatomyError(
+            f"the network runs on {len(inputs)} examples but not on one: {type(cause).__name__}: "
+            f"{cause}. {CURE}"
+        ) from error
     allowed = rounding(apart.device, apart.dtype) ** 0.5 * logits.abs().amax()
     if bool(((apart - logits).abs() > allowed).any()):
         raise AnatomyError(
