@@ -24,8 +24,9 @@ LINES = [
     {"errors", "arguments", "streams", "public", "progress", "atomic", "catalogue", "runs"}
     | {"fingerprint", "image_size"},
     {"settings", "stages", "recipes", "config", "refusals", "overlay", "configfile"}
+    | {"schema_refusals"}
     | {"device", "frozen", "provenance", "scratch", "prior"},
-    {"data_files", "reference", "tasks", "assign", "workload"},
+    {"data_files", "reference", "tasks", "assign", "workload", "preflight"},
     {"data"},
     {"models"},
     {"training"},
@@ -35,7 +36,7 @@ LINES = [
     {"cubes"},
     {"comparison", "figures"},
     {"api"},
-    {"jobs", "plan", "status", "why"},
+    {"jobs", "plan", "pending", "status", "why"},
     {"cli", "__main__"},
 ]
 LINE = {name: number for number, line in enumerate(LINES) for name in line}
