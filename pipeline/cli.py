@@ -1,7 +1,6 @@
 """The commands: one thin subcommand for each rule, which imports its stage when it is called."""
 
 import json
-import logging
 import os
 import shlex
 import sys
@@ -18,8 +17,10 @@ from pipeline.configfile import read_config
 from pipeline.cubes.reference import cube_reference
 from pipeline.errors import AnatomyError
 from pipeline.fingerprint import check_code
-from pipeline.overlay import with_default
+from pipeline.overlay import overlaid, with_default
+from pipeline.preflight import preflight
 from pipeline.progress import hold_log, say
+from pipeline.spread import spread
 from pipeline.tasks import (
     Access,
     BoundsJob,
@@ -63,6 +64,7 @@ def check(configfile: ConfigFiles = []) -> None:  # noqa: B006
     """Check a configuration and say what it stands for."""
     files = with_default(configfile)
     config = read_config(files)
+    preflight(config, overlaid(files), files)
     print(f"{', '.join(map(str, files))}: {len(config.runs())} runs, results in {config.results}")
 
 
@@ -110,6 +112,14 @@ def schema(out: Path = Path("docs")) -> None:
     text = json.dumps(Config.model_json_schema(), indent=1) + "\n"
     (out / "config.schema.json").write_text(text, encoding="utf-8")
     (out / "cubes.md").write_text(cube_reference(), encoding="utf-8")
+
+
+@app.command(hidden=True)
+def rehearse() -> None:
+    """Read the data and build the networks of jobs, given as JSON on standard input."""
+    from pipeline.jobs.rehearse import rehearse_jobs
+
+    rehearse_jobs(json.load(sys.stdin))
 
 
 @app.command()
@@ -246,36 +256,14 @@ def checked(kind: type[J], text: str) -> J:
     return job
 
 
-def spread(processes: int) -> None:
-    """Run several processes of this command under torchrun and end, unless this is one of them.
-
-    A refusal stays what the log ends with: torchrun's own report of it would hide it.
-    """
-    if processes <= 1 or "WORLD_SIZE" in os.environ:
-        return
-    logging.disable()
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import main as torchrun
-
-    launched = ["--standalone", f"--nproc-per-node={processes}", "-m", "pipeline", *sys.argv[1:]]
-    try:
-        torchrun(launched)
-    except SignalException as error:
-        refuse(f"error: {error}")
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        if failure.exitcode < 0:
-            refuse(f"error: process {rank} of {processes}: {failure.message}")
-        sys.exit(1)
-    sys.exit(0)
-
-
 def main() -> NoReturn:
     """Run a command; a refusal is one message, not a traceback.
 
     A job's command stands first in its log, to be copied and run by hand.
     """
+    # Modules of the user in the working folder, after all libraries: they replace none.
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
     try:
         with storing("the job's log", FULL):
             if "--job" in sys.argv and "WORLD_SIZE" not in os.environ:

@@ -24,9 +24,9 @@ LINES = [
     {"errors", "arguments", "streams", "public", "progress", "atomic", "catalogue", "runs"}
     | {"fingerprint", "image_size"},
     {"settings", "stages", "recipes", "config", "refusals", "overlay", "configfile"}
-    | {"schema_refusals"}
+    | {"schema_refusals", "command_line"}
     | {"device", "frozen", "provenance", "scratch", "prior"},
-    {"data_files", "reference", "tasks", "assign", "workload", "preflight"},
+    {"data_files", "reference", "tasks", "assign", "workload", "pending", "preflight", "start"},
     {"data"},
     {"models"},
     {"training"},
@@ -36,8 +36,8 @@ LINES = [
     {"cubes"},
     {"comparison", "figures"},
     {"api"},
-    {"jobs", "plan", "pending", "status", "why"},
-    {"cli", "__main__"},
+    {"jobs", "plan", "status", "why"},
+    {"cli", "spread", "__main__"},
 ]
 LINE = {name: number for number, line in enumerate(LINES) for name in line}
 
