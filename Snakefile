@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 from snakemake.utils import min_version
 
 min_version("9.0")
@@ -48,7 +49,7 @@ from pipeline.runs import (
     overlap_path,
     theory_path,
 )
-from pipeline.start import claim, rehearse
+from pipeline.start import OneSentence, claim, rehearse
 from pipeline.tasks import (
     candidate_files,
     compared_networks,
@@ -120,6 +121,7 @@ include: "rules/comparison.smk"
 
 
 onstart:
+    logger.addFilter(OneSentence())
     try:
         check_writable(CONFIG.results)
         claim(CONFIG.results)

@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
@@ -18,8 +18,9 @@ from pipeline.cubes.reference import cube_reference
 from pipeline.errors import AnatomyError
 from pipeline.fingerprint import check_code
 from pipeline.overlay import overlaid, with_default
+from pipeline.pending import pending
 from pipeline.preflight import preflight
-from pipeline.progress import hold_log, say
+from pipeline.progress import INTERRUPTED, hold_log, say
 from pipeline.spread import spread
 from pipeline.tasks import (
     Access,
@@ -38,6 +39,7 @@ from pipeline.tasks import (
 )
 
 J = TypeVar("J", bound=Job)
+CTRL_C = 130  # the exit status that Typer gives to an interrupted command
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -75,8 +77,16 @@ def status(configfile: ConfigFiles = []) -> None:  # noqa: B006
 
     from pipeline.status import print_status
 
-    if not print_status(read_config(with_default(configfile)), Console()):
+    config, now = read_config(with_default(configfile)), _now(configfile)
+    if not print_status(config, Console(soft_wrap=True), **now):
         raise typer.Exit(1)
+
+
+def _now(configfile: list[Path]) -> dict[str, Any]:
+    """Return what Snakemake would make now, and the command that makes it."""
+    words = ["snakemake", *(["--configfile", *map(str, configfile)] if configfile else [])]
+    found = pending(overlaid(with_default(configfile)))
+    return {"pending": found, "command": shlex.join(words)}
 
 
 @app.command()
@@ -103,7 +113,8 @@ def why(
     """Say what made an artifact, what would have it made again, and what has changed."""
     from pipeline.why import explanation
 
-    print(explanation(artifact, read_config(with_default(configfile))))
+    config = read_config(with_default(configfile))
+    print(explanation(artifact, config, **_now(configfile)))
 
 
 @app.command()
@@ -272,6 +283,10 @@ def main() -> NoReturn:
             app()
     except AnatomyError as error:
         refuse(f"error: {error}")
+    except SystemExit as ended:
+        if ended.code == CTRL_C and "--job" in sys.argv:
+            say(INTERRUPTED)
+        raise
     sys.exit(0)
 
 

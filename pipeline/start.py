@@ -6,6 +6,7 @@ therefore rehearsed: its data are read and its network is built while the output
 
 import fcntl
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -21,8 +22,27 @@ from pipeline.fingerprint import PACKAGE
 from pipeline.runs import Run, run_folder
 from pipeline.scratch import WITHOUT_LOCKS
 
+STOPPED = (
+    "Interrupted: running jobs are stopped. Finished results stay, and the next snakemake goes on "
+    "from there."
+)
 WORDS = ("dataset", "model", "norm", "recipe")
 _claims: dict[str, TextIO] = {}  # open until the process ends: the lock ends with it
+
+
+class OneSentence(logging.Filter):
+    """Replaces what Snakemake logs after Ctrl-C by one sentence: it repeats every job's command."""
+
+    interrupted = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a record is shown."""
+        if self.interrupted:
+            return False
+        if "on user request" in record.getMessage():
+            self.interrupted = True
+            record.msg, record.args = STOPPED, ()
+        return True
 
 
 def claim(results: str) -> None:

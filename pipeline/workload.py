@@ -58,10 +58,7 @@ class Work:
 
     @property
     def done(self) -> bool:
-        """Whether all that it makes is there; whether it is up to date, Snakemake knows.
-
-        ``is_done`` knows what a sweep deletes.
-        """
+        """Whether all that it makes is there; whether it is up to date, Snakemake knows."""
         return all(file.exists() for file in self.outputs)
 
 
@@ -97,13 +94,6 @@ def targets(config: Config) -> list[str]:
         for file in work.outputs
         if work.rule != "train" or keeps_networks(config, work.run) or not _is_network(file)
     ]
-
-
-def is_done(config: Config, work: Work) -> bool:
-    """Return whether what a job makes is there, but for networks that its sweep has deleted."""
-    if work.rule != "train" or keeps_networks(config, work.run):
-        return work.done
-    return all(file.exists() for file in work.outputs if not _is_network(file))
 
 
 def keeps_networks(config: Config, run: Run) -> bool:
