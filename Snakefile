@@ -89,7 +89,7 @@ config = SETTINGS | {"software": versions() | {"commit": git_commit()}}
 # pipeline.py in the working folder is not looked at.
 shell.prefix(
     f'export PATH="{Path(sys.executable).parent}:$PATH" PYTHONSAFEPATH=1 '
-    f'PYTHONPATH="{ROOT}:${{{{PYTHONPATH:-}}}}"; '
+    f'PYTHONPATH="{ROOT}${{{{PYTHONPATH:+:$PYTHONPATH}}}}"; '
 )
 
 
@@ -136,4 +136,4 @@ rule all:
     input:
         lambda wildcards: targets(CONFIG),
     message:
-        "All results of this configuration are in {RESULTS}"
+        "All results are there"

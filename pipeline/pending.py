@@ -15,7 +15,9 @@ from pipeline.fingerprint import PACKAGE
 from pipeline.frozen import VARIABLE
 
 ASKING = "ANATOMY_ASKING"  # set in the Snakemake process that only answers
-MISSING = "missing"
+COLUMNS = ("output_file", "log-file(s)", "status", "plan")
+MISSING = "missing"  # and never made: Snakemake has no record of it
+DELETED = "deleted since it was made"
 
 
 def pending(settings: dict[str, Any]) -> dict[Path, str]:
@@ -38,8 +40,10 @@ def pending(settings: dict[str, Any]) -> dict[Path, str]:
     if done.returncode or not rows:
         raise AnatomyError(f"snakemake refuses this workflow:\n{done.stderr.strip()}")
     columns = {name: index for index, name in enumerate(rows[0])}
-    return {
-        Path(row[columns["output_file"]]): row[columns["status"]]
-        for row in rows[1:]
-        if row[columns["plan"]] != "no update"
-    }
+    found = {}
+    for row in rows[1:]:
+        file, log, status, plan = (row[columns[name]] for name in COLUMNS)
+        if plan != "no update":
+            # Snakemake records the log of a job that finished, and forgets that of a failed one.
+            found[Path(file)] = DELETED if status == MISSING and log != "-" else status
+    return found

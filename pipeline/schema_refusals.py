@@ -123,8 +123,10 @@ def _resolved(
         node = definitions[node["$ref"].rpartition("/")[2]]
     choices = node.get("anyOf", node.get("oneOf"))
     if choices is None:
-        family = node.get("properties", {}).get("family", {}).get("const")
-        if family is None or not isinstance(value, dict) or value.get("family") == family:
+        given = value.get("family") if isinstance(value, dict) else None
+        family = node.get("properties", {}).get("family", {"const": given})
+        # The class of a user's network names no family.
+        if family.get("const", given if given not in IMAGE_SIZE else None) == given:
             yield node
         return
     for choice in choices:

@@ -94,11 +94,12 @@ def rehearse(jobs: Iterable[Any], config: Config) -> None:
         job = train_job(config, dataset=run.dataset, model=run.model, recipe=run.recipe)
         folder = str(run_folder(config.results, run))
         tasks.append({"folder": folder, "job": job.model_dump_json(), "access": access})
-    path = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
+    paths = [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]
     done = subprocess.run(
         [sys.executable, "-m", "pipeline", "rehearse"],
         input=json.dumps(tasks),
-        env=os.environ | {"PYTHONSAFEPATH": "1", "PYTHONPATH": path},
+        env=os.environ
+        | {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))},
         stderr=subprocess.PIPE,
         text=True,
     )

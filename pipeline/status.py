@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.config import Config
+from pipeline.pending import MISSING
 from pipeline.progress import INTERRUPTED, is_held
 from pipeline.tasks import STAGES
 from pipeline.workload import Work, workload
@@ -37,8 +38,9 @@ def state_of(work: Work, pending: Mapping[Path, str]) -> str:
         return "done"
     if work.done:
         return "outdated"
+    never_made = any(pending.get(file) == MISSING for file in work.outputs)
     is_left = work.log.exists() and last_line(work.log) != INTERRUPTED
-    return "failed" if is_left and not any(file.exists() for file in work.outputs) else "waiting"
+    return "failed" if never_made and is_left else "waiting"
 
 
 def print_status(
