@@ -58,7 +58,10 @@ class Work:
 
     @property
     def done(self) -> bool:
-        """Whether all that it makes is there; whether it is up to date, Snakemake knows."""
+        """Whether all that it makes is there; whether it is up to date, Snakemake knows.
+
+        ``is_done`` knows what a sweep deletes.
+        """
         return all(file.exists() for file in self.outputs)
 
 
@@ -94,6 +97,13 @@ def targets(config: Config) -> list[str]:
         for file in work.outputs
         if work.rule != "train" or keeps_networks(config, work.run) or not _is_network(file)
     ]
+
+
+def is_done(config: Config, work: Work) -> bool:
+    """Return whether all files of a job exist, except networks that its sweep has deleted."""
+    if work.rule != "train" or keeps_networks(config, work.run):
+        return work.done
+    return all(file.exists() for file in work.outputs if not _is_network(file))
 
 
 def keeps_networks(config: Config, run: Run) -> bool:
