@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pipeline.assign import data_access, train_job
+from pipeline.atomic import storing
 from pipeline.config import Config
 from pipeline.errors import DataError, StorageError
 from pipeline.fingerprint import PACKAGE
@@ -51,22 +52,23 @@ def claim(results: str) -> None:
     Snakemake's own lock is in the working folder: it does not see a workflow of another one.
     """
     lock = Path(results, ".workflow.lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    file = lock.open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.seek(0)
-        raise StorageError(
-            f"{results} is in use by another workflow ({file.read().strip()}). Wait until it ends, "
-            "or let `results:` name another folder. Nothing was changed"
-        ) from error
-    except OSError as error:
-        if error.errno not in WITHOUT_LOCKS:
-            raise
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}, in {os.getcwd()}\n")
-    file.flush()
+    with storing(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise StorageError(
+                f"{results} is in use by another workflow ({file.read().strip()}). Wait until it "
+                "ends, or let `results:` name another folder. Nothing was changed"
+            ) from error
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, in {os.getcwd()}\n")
+        file.flush()
     _claims[results] = file
 
 

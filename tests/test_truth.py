@@ -202,18 +202,12 @@ def test_a_mistyped_data_root_leaves_mnist_standing(tmp_path, monkeypatch):
     assert digest("data") != found
 
 
-def test_a_repeated_option_and_a_swallowed_target_are_refused(made):
-    words = command(made, SMALL, "--dry-run")
-    for more, right in (
-        (["--configfile", str(made / "tiny.yaml")], "tiny.yaml {0}/tiny.yaml"),
-        ([f"--configfile={made}/tiny.yaml"], "tiny.yaml {0}/tiny.yaml"),
-    ):
-        ended = subprocess.run(
-            [*words, *more], capture_output=True, text=True, env=environment(made)
-        )
-        assert ended.returncode == 1
-        assert "--configfile is given 2 times" in ended.stdout + ended.stderr
-        assert right.format(made) in ended.stdout + ended.stderr
+def test_a_repeated_option_is_refused(made):
+    words = [*command(made, SMALL, "--dry-run"), f"--configfile={made}/tiny.yaml"]
+    ended = subprocess.run(words, capture_output=True, text=True, env=environment(made))
+    assert ended.returncode == 1
+    assert "--configfile is given 2 times" in ended.stdout + ended.stderr
+    assert f"tiny.yaml {made}/tiny.yaml" in ended.stdout + ended.stderr
 
 
 def test_the_workflow_is_a_module_of_another(made, tmp_path):
