@@ -22,6 +22,8 @@ SIGNS = {
     "failed": ("x", "bold red"),
     "waiting": (".", "dim"),
 }
+# A log's last line after Ctrl-C; the second while Python was still importing.
+CTRL_C = (INTERRUPTED, "KeyboardInterrupt")
 WORDS = ("dataset", "model", "norm", "recipe", "n_per_class")
 
 
@@ -39,7 +41,7 @@ def state_of(work: Work, pending: Mapping[Path, str]) -> str:
     if work.done:
         return "outdated"
     never_made = any(pending.get(file) == MISSING for file in work.outputs)
-    is_left = work.log.exists() and last_line(work.log) != INTERRUPTED
+    is_left = work.log.exists() and last_line(work.log) not in CTRL_C
     return "failed" if never_made and is_left else "waiting"
 
 

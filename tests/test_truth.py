@@ -242,8 +242,11 @@ def test_ctrl_c_ends_in_a_sentence_and_the_next_start_goes_on(done, monkeypatch)
     process = start(done, SMALL, "--forcerun", "spectrum")
     begun = time.time()
     logs = done / "results" / "logs" / "spectrum"
-    wait_for(lambda: any(log.stat().st_mtime > begun for log in logs.rglob("*.log")), process)
-    time.sleep(1)
+
+    def has_begun(log):
+        return log.stat().st_mtime > begun and log.stat().st_size
+
+    wait_for(lambda: any(map(has_begun, logs.rglob("*.log"))), process)
     os.killpg(process.pid, signal.SIGINT)
     said, _ = process.communicate(timeout=120)
     assert said.rstrip().splitlines()[-1].startswith("Interrupted: running jobs are stopped.")
