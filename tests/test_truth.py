@@ -14,7 +14,7 @@ import pytest
 import yaml
 from rich.console import Console
 from test_faults import start, wait_for
-from workflow import begin, changed, command, environment, log_of, planned, products, snakemake
+from workflow import begin, changed, command, environment, planned, products, snakemake
 
 from pipeline.configfile import read_config
 from pipeline.errors import StorageError
@@ -251,7 +251,6 @@ def test_ctrl_c_ends_in_a_sentence_and_the_next_start_goes_on(done, monkeypatch)
     said, _ = process.communicate(timeout=120)
     assert said.rstrip().splitlines()[-1].startswith("Interrupted: running jobs are stopped.")
     assert "--job" not in said
-    assert "interrupted: the next snakemake goes on" in log_of(done, "spectrum")
     _, found, text = asked(done, SMALL, monkeypatch)
     assert Path(PART) in found
     assert "0 failed" in text
