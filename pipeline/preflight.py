@@ -15,7 +15,9 @@ from typing import Any
 from pipeline.catalogue import FOLDER, SOURCES, SPLITS
 from pipeline.config import Config, Dataset
 from pipeline.configfile import refuse
+from pipeline.data.early import check_folder
 from pipeline.data_files import data_files
+from pipeline.errors import DataError
 from pipeline.fingerprint import path_of
 from pipeline.image_size import IMAGE_SIZE
 from pipeline.pending import pending
@@ -35,7 +37,8 @@ def preflight(config: Config, settings: dict[str, Any], files: Sequence[str | Pa
 
     ``settings`` is the merged mapping that ``config`` was read from, ``files`` the YAML files.
     """
-    refuse([*_name_refusals(config), *_absent_refusals(config, settings)], files)
+    found = [*_name_refusals(config), *_absent_refusals(config, settings)]
+    refuse(found or list(_folder_refusals(config)), files)
 
 
 def _name_refusals(config: Config) -> Iterator[Refusal]:
@@ -82,6 +85,19 @@ def _absent_refusals(config: Config, settings: dict[str, Any]) -> Iterator[Refus
                 if is_folder
                 else "correct data_root, or set download: true where there is a network",
             )
+
+
+def _folder_refusals(config: Config) -> Iterator[Refusal]:
+    """Yield what is wrong with the image folders that are there, as far as listing them shows."""
+    for name in _used(config, "datasets"):
+        dataset = config.datasets[name]
+        where = {"data_root": config.data_root, "download": config.download}
+        if dataset.source == FOLDER and absent_data(dataset, **where) is None:
+            try:
+                check_folder(dataset.resolved())
+            except DataError as error:
+                wrong, _, cure = str(error).rpartition(". ")
+                yield Refusal(("datasets", name, "path"), wrong, cure)
 
 
 def _used(config: Config, key: str) -> list[str]:

@@ -26,8 +26,9 @@ LINES = [
     {"settings", "stages", "recipes", "config", "refusals", "overlay", "configfile"}
     | {"schema_refusals", "command_line"}
     | {"device", "frozen", "provenance", "scratch", "prior"},
-    {"data_files", "reference", "tasks", "assign", "workload", "pending", "preflight", "start"},
+    {"data_files", "reference", "tasks", "assign", "workload", "pending", "start"},
     {"data"},
+    {"preflight"},
     {"models"},
     {"training"},
     {"curvature"},

@@ -4,10 +4,8 @@ from pathlib import Path
 
 import torch
 
-from pipeline.catalogue import SPLITS
-from pipeline.data.examples import run_examples
 from pipeline.errors import AnatomyError, DataError
-from pipeline.models.registry import build
+from pipeline.jobs.train import beginning
 from pipeline.runs import Run, results_of
 from pipeline.tasks import Access, TrainJob
 from pipeline.training.augment import augmentation
@@ -30,10 +28,5 @@ def rehearse_jobs(tasks: list[dict[str, str]]) -> None:
 
 
 def _begin(run: Run, job: TrainJob, access: Access, results: Path) -> None:
-    device = torch.device("cpu")
-    train, _ = (
-        run_examples(run, job, access, split, results=results, device=device) for split in SPLITS
-    )
-    in_shape, classes = tuple(train.inputs.shape[1:]), len(train.class_names)
-    build(job.model, run.norm, in_shape, classes, init=job.recipe.init, seed=0)
+    beginning(run, job, access, results=results, device=torch.device("cpu"))
     augmentation(job.recipe.augment, job.dataset)
