@@ -1,6 +1,7 @@
 """The schema of a configuration, and the grid it stands for."""
 
 import os
+import re
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import product
@@ -18,7 +19,6 @@ from pydantic import (
 )
 
 from pipeline.catalogue import CUBES, FIGURES, SOURCES, Fit
-from pipeline.image_size import IMAGE_SIZE
 from pipeline.recipes import Recipe
 from pipeline.runs import Run
 from pipeline.settings import Cube, Name, Norm, Settings
@@ -34,6 +34,8 @@ from pipeline.stages import (
     Theory,
 )
 
+# Snakemake and the shell leave the ~ of a configuration as it is.
+UserPath = Annotated[str, AfterValidator(os.path.expanduser)]
 Group = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
 
@@ -53,7 +55,9 @@ class Dataset(Settings):
         description="digits, mnist, fashion_mnist, cifar10, cifar100, imagenet, folder, or the "
         "module:function of your own (split=..., data_root=..., **options) -> (images, labels)",
     )
-    path: str | None = Field(None, description="the image folder, with train/ and test/ inside")
+    path: UserPath | None = Field(
+        None, description="the image folder, with train/ and test/ inside"
+    )
     fit: Fit | None = Field(None, description="how images reach the size that a network needs")
     image_size: PositiveInt | None = Field(
         None,
@@ -152,9 +156,10 @@ class OwnModel(Network):
     options: dict[str, Any] = Field(default={})
 
 
-def _family(value: Any) -> str:
+def _family(value: Any) -> str | None:
+    """Return the tag of a network's class; a tag that no class has is refused by pydantic."""
     family = value.get("family") if isinstance(value, dict) else getattr(value, "family", None)
-    return family if family in IMAGE_SIZE else "own"
+    return "own" if isinstance(family, str) and ":" in family else family
 
 
 Model = Annotated[
@@ -189,14 +194,23 @@ class Grid(Settings):
             yield Run(*words)
 
 
+def _results_folder(path: str) -> str:
+    """Return the one spelling of a folder: for Snakemake out, out/ and ./out are three places."""
+    folder = os.path.normpath(os.path.expanduser(path))
+    if folder == os.curdir:
+        raise ValueError("this is the working folder itself; name a folder in it")
+    return re.sub("^//", "/", folder)
+
+
 class Config(Settings):
     """A whole experiment."""
 
-    # Snakemake takes out, out/ and ./out for three places.
-    results: Annotated[str, StringConstraints(min_length=1), AfterValidator(os.path.normpath)] = (
-        "results"
-    )
-    data_root: Annotated[str, AfterValidator(os.path.expanduser)] = Field(
+    results: Annotated[
+        str,
+        StringConstraints(min_length=1, pattern=r"^[^{}\x00-\x1f]*$"),
+        AfterValidator(_results_folder),
+    ] = "results"
+    data_root: UserPath = Field(
         "data",
         description="where torchvision keeps its data sets; changing it reruns nothing where "
         "the files are the same",

@@ -1,5 +1,6 @@
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -80,7 +81,7 @@ def test_a_file_alone_is_laid_over_the_projects_configuration(command, tmp_path,
         words = [word for file in files for word in ("--configfile", str(file))]
         done = CliRunner().invoke(app, [command, *words], catch_exceptions=False)
         assert done.exit_code == 0, done.output
-        return done.output
+        return re.sub(r"snakemake .* makes", "snakemake makes", done.output)
 
     monkeypatch.chdir(tmp_path)
     alone = told("own.yaml")

@@ -24,9 +24,11 @@ LINES = [
     {"errors", "arguments", "streams", "public", "progress", "atomic", "catalogue", "runs"}
     | {"fingerprint", "image_folder", "image_size"},
     {"settings", "stages", "recipes", "config", "refusals", "overlay", "configfile"}
+    | {"schema_refusals", "command_line"}
     | {"device", "frozen", "provenance", "scratch", "prior"},
-    {"data_files", "reference", "tasks", "assign", "workload"},
+    {"data_files", "reference", "tasks", "assign", "workload", "pending", "start"},
     {"data"},
+    {"preflight"},
     {"models"},
     {"training"},
     {"curvature"},
@@ -36,7 +38,7 @@ LINES = [
     {"comparison", "figures"},
     {"api"},
     {"jobs", "plan", "status", "why"},
-    {"cli", "__main__"},
+    {"cli", "spread", "__main__"},
 ]
 LINE = {name: number for number, line in enumerate(LINES) for name in line}
 
