@@ -1,24 +1,20 @@
 """The schema of a configuration, and the grid it stands for."""
 
-import os
-import re
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import product
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     Discriminator,
     Field,
     PositiveFloat,
     PositiveInt,
-    StringConstraints,
     Tag,
 )
 
 from pipeline.catalogue import CUBES, FIGURES, SOURCES, Fit
+from pipeline.paths import ResultsFolder, UserPath, same_place
 from pipeline.recipes import Recipe
 from pipeline.runs import Run
 from pipeline.settings import Cube, Name, Norm, Settings
@@ -35,17 +31,7 @@ from pipeline.stages import (
 )
 
 # Snakemake and the shell leave the ~ of a configuration as it is.
-UserPath = Annotated[str, AfterValidator(os.path.expanduser)]
 Group = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
-
-
-def same_place(path: str) -> str:
-    """Return one spelling of a path: relative inside the working folder, absolute outside it.
-
-    ``~`` and links are resolved.  A working folder that is moved with its data keeps the spelling.
-    """
-    real, here = Path(path).expanduser().resolve(), Path.cwd().resolve()
-    return str(real.relative_to(here)) if real.is_relative_to(here) else str(real)
 
 
 class Dataset(Settings):
@@ -194,22 +180,10 @@ class Grid(Settings):
             yield Run(*words)
 
 
-def _results_folder(path: str) -> str:
-    """Return the one spelling of a folder: for Snakemake out, out/ and ./out are three places."""
-    folder = os.path.normpath(os.path.expanduser(path))
-    if folder == os.curdir:
-        raise ValueError("this is the working folder itself; name a folder in it")
-    return re.sub("^//", "/", folder)
-
-
 class Config(Settings):
     """A whole experiment."""
 
-    results: Annotated[
-        str,
-        StringConstraints(min_length=1, pattern=r"^[^{}\x00-\x1f]*$"),
-        AfterValidator(_results_folder),
-    ] = "results"
+    results: ResultsFolder = "results"
     data_root: UserPath = Field(
         "data",
         description="where torchvision keeps its data sets; changing it reruns nothing where "

@@ -11,10 +11,11 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.catalogue import FIGURES, FOLDER, SHOWN_MATRICES, SOURCES
-from pipeline.config import Config, Dataset, same_place
+from pipeline.config import Config, Dataset
 from pipeline.errors import ConfigError
 from pipeline.image_folder import class_folders, images_in
 from pipeline.overlay import overlaid
+from pipeline.paths import same_place
 from pipeline.refusals import (
     Place,
     Refusal,

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from pipeline.atomic import replacing, sha256
 from pipeline.catalogue import FOLDER, SOURCES
-from pipeline.config import Dataset, same_place
+from pipeline.config import Dataset
 from pipeline.errors import StorageError
 from pipeline.frozen import told_digest
 from pipeline.image_folder import class_folders, images_in, is_hidden
+from pipeline.paths import same_place
 
 ABSENT = "absent"
 

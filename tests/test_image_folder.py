@@ -67,12 +67,12 @@ NO_DATA = [
 def test_hidden_files_and_other_files_are_no_data(folder, tmp_path, name):
     before, seen = (
         digest(pets(folder), tmp_path),
-        load_examples(pets(folder), "train"),
+        load_examples(pets(folder), "train", data_root=""),
     )
     file = folder / name
     file.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / "train/dog/1.png", file)
-    found = load_examples(pets(folder), "train")
+    found = load_examples(pets(folder), "train", data_root="")
     assert digest(pets(folder), tmp_path) == before
     assert found.class_names == seen.class_names == ("cat", "dog")
     assert torch.equal(found.inputs, seen.inputs)
@@ -86,7 +86,7 @@ def test_an_image_more_retrains_and_is_read(folder, tmp_path, name):
     (folder / name).parent.mkdir(exist_ok=True)
     Image.new("RGB", (6, 6), "red").save(folder / name)
     assert digest(pets(folder), tmp_path) != before
-    assert len(load_examples(pets(folder), name.partition("/")[0])) == 5
+    assert len(load_examples(pets(folder), name.partition("/")[0], data_root="")) == 5
 
 
 def test_a_changed_image_retrains(folder, tmp_path):
@@ -115,7 +115,7 @@ def test_one_folder_by_many_paths_is_one_data_set(folder, tmp_path, monkeypatch)
         assert len({one.model_dump_json() for one in jobs}) == 1
         assert len({data_files.data_key(one) for one in sets}) == 1
         assert len({digest(one, tmp_path / "results") for one in sets}) == 1
-        assert len(load_examples(sets[-2], "train")) == 4
+        assert len(load_examples(sets[-2], "train", data_root="")) == 4
     assert same_place("pets") != same_place("elsewhere")
     own = Dataset(source="my_module:load")
     told = set()
@@ -147,7 +147,7 @@ DEEP = [("16.png", 40000, np.uint16), ("16.tif", 40000, np.uint16), ("32.tif", 0
 def test_images_of_more_than_8_bits_are_refused(folder, file, value, kind, split):
     path = write(folder, split, "dog", file, value, kind=kind)
     with pytest.raises(DataError, match=f"{path} has more than 8 bits per channel"):
-        load_examples(pets(folder), split)
+        load_examples(pets(folder), split, data_root="")
     path.rename(path.with_name(f"!{file}"))  # the first of its class
     with pytest.raises(DataError, match=f"!{file} has more than 8 bits per channel"):
         check_folder(pets(folder))
@@ -158,7 +158,7 @@ def test_images_of_8_bits_keep_their_values(folder, mode):
     suffix = "tif" if mode in ("CMYK", "YCbCr") else "png"
     colour = Image.new("RGB", (6, 6), (255, 255, 255)).convert(mode)
     colour.save(folder / "train" / "dog" / f"9.{suffix}")
-    found = load_examples(pets(folder), "train")
+    found = load_examples(pets(folder), "train", data_root="")
     assert torch.allclose(found.inputs[-1], torch.ones(3, 6, 6), atol=0.02)
 
 
@@ -174,7 +174,7 @@ def test_16_bit_colour_is_read_by_its_own_range(folder, tmp_path):
     header = struct.pack(">IIBBBBB", 6, 6, 16, 2, 0, 0, 0)
     parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     (folder / "train/dog/9.png").write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
-    found = load_examples(pets(folder), "train")
+    found = load_examples(pets(folder), "train", data_root="")
     assert torch.allclose(found.inputs[-1], torch.full((3, 6, 6), 0.5), atol=0.01)
 
 

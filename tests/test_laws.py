@@ -22,7 +22,7 @@ from pipeline.models.registry import FAMILIES
 # A module imports only from lines above its own, or from its own line.
 LINES = [
     {"errors", "arguments", "streams", "public", "progress", "atomic", "catalogue", "runs"}
-    | {"fingerprint", "image_folder", "image_size"},
+    | {"fingerprint", "image_folder", "image_size", "paths"},
     {"settings", "stages", "recipes", "config", "refusals", "overlay", "configfile"}
     | {"schema_refusals", "command_line"}
     | {"device", "frozen", "provenance", "scratch", "prior"},

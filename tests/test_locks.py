@@ -172,5 +172,5 @@ def test_a_nearly_full_disk_is_refused_before_any_job(tmp_path, monkeypatch):
     check_writable(tmp_path)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=3 * 2**20))
-    with pytest.raises(StorageError, match=r"has 3 MB free.*results: "):
+    with pytest.raises(StorageError, match=r"has 3 MB free.*results:"):
         check_writable(tmp_path)
