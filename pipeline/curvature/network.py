@@ -15,6 +15,7 @@ from pipeline.curvature.attention import plain_attention
 from pipeline.curvature.copies import call_on_copies, deep_copy
 from pipeline.curvature.derivatives import along, map_rows
 from pipeline.curvature.modes import outside_inference
+from pipeline.curvature.places import places
 from pipeline.device import rounding
 from pipeline.errors import ArgumentError
 
@@ -44,6 +45,7 @@ class FlatNetwork:
         if only is not None:
             parameters = {name: parameters[name] for name in only}
         self.names = tuple(parameters)
+        self._places = places(self.module)
         self._shapes = [parameter.shape for parameter in parameters.values()]
         self._sizes = [parameter.numel() for parameter in parameters.values()]
         # clone: of a single tensor cat may return a view.
@@ -95,8 +97,12 @@ class FlatNetwork:
 
     def logits_of(self, pieces: Sequence[torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
         """Return the logits (N, C) at the parameters ``pieces``."""
-        named = dict(zip(self.names, pieces, strict=True))
-        return self._called(lambda x: functional_call(self.module, named, (x,)), inputs)
+        named = {
+            place: piece
+            for name, piece in zip(self.names, pieces, strict=True)
+            for place in self._places[name]
+        }
+        return self._exchanged(named, inputs)
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return the logits (N, C) at the network's own parameters."""
@@ -109,13 +115,24 @@ class FlatNetwork:
 
     def in_double(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """Return the function inputs -> logits (N, C) in float64, at the network's parameters."""
-        named = {name: x.double() if x.is_floating_point() else x for name, x in self.state.items()}
+        named = {
+            place: x.double() if x.is_floating_point() else x
+            for name, x in self.state.items()
+            for place in self._places.get(name, [name])
+        }
 
         def logits(inputs: torch.Tensor) -> torch.Tensor:
             inputs = inputs.double() if inputs.is_floating_point() else inputs
-            return self._called(lambda x: functional_call(self.module, named, (x,)), inputs)
+            return self._exchanged(named, inputs)
 
         return logits
+
+    def _exchanged(self, named: Mapping[str, torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
+        """Return the logits with other tensors in the places ``named``."""
+        # tie_weights would leave them behind in a module that has two names.
+        return self._called(
+            lambda x: functional_call(self.module, named, (x,), tie_weights=False), inputs
+        )
 
     def _called(self, call: Callable[[torch.Tensor], Any], inputs: torch.Tensor) -> torch.Tensor:
         with plain_attention():
