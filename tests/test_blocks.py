@@ -259,6 +259,17 @@ class Spectral(nn.Module):
         return self.two(torch.fft.irfft(h, n=5).tanh())
 
 
+def repeated():
+    shared = nn.Linear(4, 4)
+    return nn.Sequential(shared, nn.Tanh(), shared, nn.Tanh(), nn.Linear(4, 3))
+
+
+def tied():
+    network = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Linear(4, 3))
+    network[2].weight = network[0].weight
+    return network
+
+
 def pruned():
     network = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
     return network.apply(lambda m: hasattr(m, "weight") and prune.l1_unstructured(m, "weight", 0.4))
@@ -270,9 +281,20 @@ def pruned():
         *(Made(lambda keep=keep: Keeping(keep)) for keep in (reassigned, in_place, activations)),
         Made(Spectral),
         Made(pruned),
+        Made(repeated),
+        Made(tied),
         Made(lambda: nn.Sequential(spectral_norm(nn.Linear(4, 5)), nn.Tanh(), nn.Linear(5, 3))),
     ],
-    ids=["reassigned", "in place", "activations", "complex", "pruned", "spectral norm"],
+    ids=[
+        "reassigned",
+        "in place",
+        "activations",
+        "complex",
+        "pruned",
+        "repeated",
+        "tied",
+        "spectral norm",
+    ],
 )
 def test_operators_of_networks_that_keep_tensors_are_the_dense_ones(made):
     assert differences(made, thorough=True) == ([], [])

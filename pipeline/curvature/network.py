@@ -15,6 +15,7 @@ from pipeline.curvature.attention import plain_attention
 from pipeline.curvature.copies import call_on_copies, deep_copy
 from pipeline.curvature.derivatives import along, map_rows
 from pipeline.curvature.modes import outside_inference
+from pipeline.curvature.places import places
 from pipeline.device import rounding
 from pipeline.errors import ArgumentError
 
@@ -44,12 +45,12 @@ class FlatNetwork:
         if only is not None:
             parameters = {name: parameters[name] for name in only}
         self.names = tuple(parameters)
+        self._places = places(self.module)
         self._shapes = [parameter.shape for parameter in parameters.values()]
         self._sizes = [parameter.numel() for parameter in parameters.values()]
         # clone: of a single tensor cat may return a view.
         self.theta = torch.cat([x.flatten().clone() for x in parameters.values()])
         self.works_on_copies = False
-        self._owners = _owners(self.module)
 
     @property
     def state(self) -> dict[str, torch.Tensor]:
@@ -96,8 +97,12 @@ class FlatNetwork:
 
     def logits_of(self, pieces: Sequence[torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
         """Return the logits (N, C) at the parameters ``pieces``."""
-        named = dict(zip(self.names, pieces, strict=True))
-        return self._called(partial(self._call_with, self._at_owners(named)), inputs)
+        named = {
+            place: piece
+            for name, piece in zip(self.names, pieces, strict=True)
+            for place in self._places[name]
+        }
+        return self._exchanged(named, inputs)
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return the logits (N, C) at the network's own parameters."""
@@ -110,23 +115,24 @@ class FlatNetwork:
 
     def in_double(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """Return the function inputs -> logits (N, C) in float64, at the network's parameters."""
-        named = {name: x.double() if x.is_floating_point() else x for name, x in self.state.items()}
-        at_owners = self._at_owners(named)
+        named = {
+            place: x.double() if x.is_floating_point() else x
+            for name, x in self.state.items()
+            for place in self._places.get(name, [name])
+        }
 
         def logits(inputs: torch.Tensor) -> torch.Tensor:
             inputs = inputs.double() if inputs.is_floating_point() else inputs
-            return self._called(partial(self._call_with, at_owners), inputs)
+            return self._exchanged(named, inputs)
 
         return logits
 
-    def _at_owners(self, named: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return tensors of the state under each name that the network reads them by."""
-        return {owner: x for name, x in named.items() for owner in self._owners[name]}
-
-    def _call_with(self, tensors: dict[str, torch.Tensor], inputs: torch.Tensor) -> Any:
-        # tie_weights would exchange the weight of a module that is used twice two times, and leave
-        # the exchanged one in it.
-        return functional_call(self.module, tensors, (inputs,), tie_weights=False)
+    def _exchanged(self, named: Mapping[str, torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
+        """Return the logits with other tensors in the places ``named``."""
+        # tie_weights would leave them behind in a module that has two names.
+        return self._called(
+            lambda x: functional_call(self.module, named, (x,), tie_weights=False), inputs
+        )
 
     def _called(self, call: Callable[[torch.Tensor], Any], inputs: torch.Tensor) -> torch.Tensor:
         with plain_attention():
@@ -221,21 +227,6 @@ def _copied(model: nn.Module) -> nn.Module:
             if buffer is not None:
                 owner._buffers[name] = outside_inference(buffer)
     return module
-
-
-def _owners(module: nn.Module) -> dict[str, list[str]]:
-    """Return the names of the modules' attributes that hold each parameter and buffer, by its name.
-
-    A parameter that several modules share has several; a module that is used twice counts once.
-    """
-    names: dict[int, str] = {}
-    owners: dict[str, list[str]] = {}
-    for prefix, owner in module.named_modules():
-        for attribute, tensor in (*owner._parameters.items(), *owner._buffers.items()):
-            if tensor is not None:
-                name = f"{prefix}.{attribute}" if prefix else attribute
-                owners.setdefault(names.setdefault(id(tensor), name), []).append(name)
-    return owners
 
 
 def _refuse_types(parameters: Mapping[str, torch.Tensor]) -> None:

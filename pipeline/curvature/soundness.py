@@ -110,7 +110,8 @@ def _refuse_hidden_parameters(network: FlatNetwork, inputs: torch.Tensor) -> Non
     """
     generator = torch.Generator().manual_seed(0)
     theta = network.theta
-    noise = torch.randn(len(theta), generator=generator, dtype=theta.dtype, device="cpu")
+    noise = torch.empty(len(theta), dtype=theta.dtype, device=torch.device("cpu"))
+    noise.uniform_(-1, 1, generator=generator)
     sizes = [piece.abs().mean().expand(piece.numel()) for piece in network.pieces(theta)]
     shift = SHIFT * noise.to(theta.device) * (torch.cat(sizes) + SHIFT)
     if _reads_all(network, inputs, shift):
