@@ -1,15 +1,19 @@
+import os
 import re
 import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 from snakemake.utils import min_version
 
 min_version("9.0")
 
-# The workflow's own package, and the user's modules in the folder that snakemake runs in.
-ROOT = str(workflow.basedir)
-sys.path[:0] = [ROOT, "."]
+# First the workflow's own package, wherever another workflow imports this one from; last the
+# user's modules in the folder that snakemake runs in, which so replace no library.
+ROOT = str(workflow.current_basedir)
+sys.path.insert(0, ROOT)
+sys.path.append(os.getcwd())
 
 from pipeline.assign import (
     data_access,
@@ -26,9 +30,13 @@ from pipeline.assign import (
 )
 from pipeline.atomic import check_writable
 from pipeline.catalogue import CUBES, FIGURES, METHODS
+from pipeline.command_line import check_command_line
 from pipeline.configfile import load_config
-from pipeline.errors import AnatomyError, ConfigError
+from pipeline.errors import AnatomyError
 from pipeline.frozen import freeze, thawed
+from pipeline.overlay import merged, settings_in
+from pipeline.pending import ASKING
+from pipeline.preflight import preflight
 from pipeline.provenance import git_commit, versions
 from pipeline.reference.values import compared_cubes
 from pipeline.runs import (
@@ -41,6 +49,7 @@ from pipeline.runs import (
     overlap_path,
     theory_path,
 )
+from pipeline.start import OneSentence, claim, rehearse
 from pipeline.tasks import (
     candidate_files,
     compared_networks,
@@ -48,6 +57,7 @@ from pipeline.tasks import (
     part_places,
     training_files,
 )
+from pipeline.workload import targets
 
 DEFAULT = f"{ROOT}/config.yaml"
 
@@ -58,19 +68,28 @@ configfile: DEFAULT
 report: "rules/report/experiment.rst"
 
 
+STARTS = workflow.is_main_process and ASKING not in os.environ
 try:
-    SETTINGS = thawed(config, is_job=not workflow.is_main_process)
-    CONFIG = load_config(SETTINGS, [DEFAULT, *workflow.overwrite_configfiles])
-except ConfigError as error:
+    if STARTS:
+        check_command_line(sys.argv[1:])
+    # A workflow that imports this one as a module gives only what it changes.
+    SETTINGS = merged(settings_in(Path(DEFAULT)), config)
+    SETTINGS = thawed(SETTINGS, is_job=not workflow.is_main_process)
+    FILES = [DEFAULT, *workflow.overwrite_configfiles]
+    CONFIG = load_config(SETTINGS, FILES)
+    if STARTS:
+        preflight(CONFIG, SETTINGS, FILES)
+except AnatomyError as error:
     raise WorkflowError(str(error))
 
 # For the report's first page, which sees nothing but the configuration.
 config = SETTINGS | {"software": versions() | {"commit": git_commit()}}
 
-# Jobs run with the Python that runs snakemake, activated or not, and with this package.
+# Jobs run with the Python that runs snakemake, activated or not, and with this package: a
+# pipeline.py in the working folder is not looked at.
 shell.prefix(
-    f'export PATH="{Path(sys.executable).parent}:$PATH" '
-    f'PYTHONPATH="{ROOT}:${{{{PYTHONPATH:-}}}}"; '
+    f'export PATH="{Path(sys.executable).parent}:$PATH" PYTHONSAFEPATH=1 '
+    f'PYTHONPATH="{ROOT}${{{{PYTHONPATH:+:$PYTHONPATH}}}}"; '
 )
 
 
@@ -102,8 +121,11 @@ include: "rules/comparison.smk"
 
 
 onstart:
+    logger.addFilter(OneSentence())
     try:
         check_writable(CONFIG.results)
+        claim(CONFIG.results)
+        rehearse(workflow.dag.needrun_jobs(), CONFIG)
         freeze(SETTINGS, digests(CONFIG), CONFIG.results)
     except AnatomyError as error:
         raise WorkflowError(str(error))
@@ -112,10 +134,6 @@ onstart:
 rule all:
     default_target: True
     input:
-        figures=expand(
-            f"{RESULTS}/figures/{{figure}}.{{suffix}}",
-            figure=CONFIG.figure_names(),
-            suffix=["svg", "png"],
-        ),
-        cubes=expand(f"{RESULTS}/cubes/{{cube}}.manifest.json", cube=CONFIG.gathered()),
-        comparison=COMPARISON.values() if compared_cubes(CONFIG) else [],
+        lambda wildcards: targets(CONFIG),
+    message:
+        "All results are there"

@@ -25,6 +25,9 @@ CURES = FULL | {
     errno.EPERM: "Give yourself the right to write there, or let `results:` name another folder",
 }
 
+# Bytes of free disk; one small network with its parts, cubes and figures leaves 5 MB.
+LEAST_FREE = 16 * 2**20
+
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
@@ -75,11 +78,20 @@ def storing(path: Path | str, cures: dict[int, str] = CURES) -> Iterator[None]:
 
 
 def check_writable(folder: str | Path) -> None:
-    """Raise as ``storing`` where nothing can be written to a folder, made if it is not there."""
+    """Raise StorageError if a folder, made if it is absent, cannot be written to or is nearly full.
+
+    ``plan`` estimates what an experiment takes; below ``LEAST_FREE`` the smallest one fails.
+    """
     with storing(folder):
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+    free = shutil.disk_usage(folder).free
+    if free < LEAST_FREE:
+        raise StorageError(
+            f"the disk of {folder} has {free / 2**20:.0f} MB free, less than any experiment takes. "
+            "Free some space, or let `results:` name a folder on another disk"
+        )
 
 
 def sync(file: BinaryIO) -> None:

@@ -1,14 +1,13 @@
 """The commands: one thin subcommand for each rule, which imports its stage when it is called."""
 
 import json
-import logging
 import os
 import shlex
 import sys
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
@@ -18,8 +17,11 @@ from pipeline.configfile import read_config
 from pipeline.cubes.reference import cube_reference
 from pipeline.errors import AnatomyError
 from pipeline.fingerprint import check_code
-from pipeline.overlay import with_default
-from pipeline.progress import hold_log, say
+from pipeline.overlay import overlaid, with_default
+from pipeline.pending import pending
+from pipeline.preflight import preflight
+from pipeline.progress import INTERRUPTED, hold_log, say
+from pipeline.spread import spread
 from pipeline.tasks import (
     Access,
     BoundsJob,
@@ -37,6 +39,7 @@ from pipeline.tasks import (
 )
 
 J = TypeVar("J", bound=Job)
+CTRL_C = 130  # the exit status that Typer gives to an interrupted command
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -63,6 +66,7 @@ def check(configfile: ConfigFiles = []) -> None:  # noqa: B006
     """Check a configuration and say what it stands for."""
     files = with_default(configfile)
     config = read_config(files)
+    preflight(config, overlaid(files), files)
     print(f"{', '.join(map(str, files))}: {len(config.runs())} runs, results in {config.results}")
 
 
@@ -73,8 +77,16 @@ def status(configfile: ConfigFiles = []) -> None:  # noqa: B006
 
     from pipeline.status import print_status
 
-    if not print_status(read_config(with_default(configfile)), Console()):
+    config, now = read_config(with_default(configfile)), _now(configfile)
+    if not print_status(config, Console(soft_wrap=True), **now):
         raise typer.Exit(1)
+
+
+def _now(configfile: list[Path]) -> dict[str, Any]:
+    """Return what Snakemake would make now, and the command that makes it."""
+    words = ["snakemake", *(["--configfile", *map(str, configfile)] if configfile else [])]
+    found = pending(overlaid(with_default(configfile)))
+    return {"pending": found, "command": shlex.join(words)}
 
 
 @app.command()
@@ -101,7 +113,8 @@ def why(
     """Say what made an artifact, what would have it made again, and what has changed."""
     from pipeline.why import explanation
 
-    print(explanation(artifact, read_config(with_default(configfile))))
+    config = read_config(with_default(configfile))
+    print(explanation(artifact, config, **_now(configfile)))
 
 
 @app.command()
@@ -110,6 +123,14 @@ def schema(out: Path = Path("docs")) -> None:
     text = json.dumps(Config.model_json_schema(), indent=1) + "\n"
     (out / "config.schema.json").write_text(text, encoding="utf-8")
     (out / "cubes.md").write_text(cube_reference(), encoding="utf-8")
+
+
+@app.command(hidden=True)
+def rehearse() -> None:
+    """Read the data and build the networks of jobs, given as JSON on standard input."""
+    from pipeline.jobs.rehearse import rehearse_jobs
+
+    rehearse_jobs(json.load(sys.stdin))
 
 
 @app.command()
@@ -246,36 +267,14 @@ def checked(kind: type[J], text: str) -> J:
     return job
 
 
-def spread(processes: int) -> None:
-    """Run several processes of this command under torchrun and end, unless this is one of them.
-
-    A refusal stays what the log ends with: torchrun's own report of it would hide it.
-    """
-    if processes <= 1 or "WORLD_SIZE" in os.environ:
-        return
-    logging.disable()
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import main as torchrun
-
-    launched = ["--standalone", f"--nproc-per-node={processes}", "-m", "pipeline", *sys.argv[1:]]
-    try:
-        torchrun(launched)
-    except SignalException as error:
-        refuse(f"error: {error}")
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        if failure.exitcode < 0:
-            refuse(f"error: process {rank} of {processes}: {failure.message}")
-        sys.exit(1)
-    sys.exit(0)
-
-
 def main() -> NoReturn:
     """Run a command; a refusal is one message, not a traceback.
 
     A job's command stands first in its log, to be copied and run by hand.
     """
+    # Modules of the user in the working folder, after all libraries: they replace none.
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
     try:
         with storing("the job's log", FULL):
             if "--job" in sys.argv and "WORLD_SIZE" not in os.environ:
@@ -284,6 +283,10 @@ def main() -> NoReturn:
             app()
     except AnatomyError as error:
         refuse(f"error: {error}")
+    except SystemExit as ended:
+        if ended.code == CTRL_C and "--job" in sys.argv:
+            say(INTERRUPTED)
+        raise
     sys.exit(0)
 
 

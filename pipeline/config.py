@@ -1,24 +1,20 @@
 """The schema of a configuration, and the grid it stands for."""
 
-import os
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import product
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     Discriminator,
     Field,
     PositiveFloat,
     PositiveInt,
-    StringConstraints,
     Tag,
 )
 
 from pipeline.catalogue import CUBES, FIGURES, SOURCES, Fit
-from pipeline.image_size import IMAGE_SIZE
+from pipeline.paths import ResultsFolder, UserPath, same_place
 from pipeline.recipes import Recipe
 from pipeline.runs import Run
 from pipeline.settings import Cube, Name, Norm, Settings
@@ -34,16 +30,8 @@ from pipeline.stages import (
     Theory,
 )
 
+# Snakemake and the shell leave the ~ of a configuration as it is.
 Group = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
-
-
-def same_place(path: str) -> str:
-    """Return one spelling of a path: relative inside the working folder, absolute outside it.
-
-    ``~`` and links are resolved.  A working folder that is moved with its data keeps the spelling.
-    """
-    real, here = Path(path).expanduser().resolve(), Path.cwd().resolve()
-    return str(real.relative_to(here)) if real.is_relative_to(here) else str(real)
 
 
 class Dataset(Settings):
@@ -53,7 +41,9 @@ class Dataset(Settings):
         description="digits, mnist, fashion_mnist, cifar10, cifar100, imagenet, folder, or the "
         "module:function of your own (split=..., data_root=..., **options) -> (images, labels)",
     )
-    path: str | None = Field(None, description="the image folder, with train/ and test/ inside")
+    path: UserPath | None = Field(
+        None, description="the image folder, with train/ and test/ inside"
+    )
     fit: Fit | None = Field(None, description="how images reach the size that a network needs")
     image_size: PositiveInt | None = Field(
         None,
@@ -152,9 +142,10 @@ class OwnModel(Network):
     options: dict[str, Any] = Field(default={})
 
 
-def _family(value: Any) -> str:
+def _family(value: Any) -> str | None:
+    """Return the tag of a network's class; a tag that no class has is refused by pydantic."""
     family = value.get("family") if isinstance(value, dict) else getattr(value, "family", None)
-    return family if family in IMAGE_SIZE else "own"
+    return "own" if isinstance(family, str) and ":" in family else family
 
 
 Model = Annotated[
@@ -192,11 +183,8 @@ class Grid(Settings):
 class Config(Settings):
     """A whole experiment."""
 
-    # Snakemake takes out, out/ and ./out for three places.
-    results: Annotated[str, StringConstraints(min_length=1), AfterValidator(os.path.normpath)] = (
-        "results"
-    )
-    data_root: Annotated[str, AfterValidator(os.path.expanduser)] = Field(
+    results: ResultsFolder = "results"
+    data_root: UserPath = Field(
         "data",
         description="where torchvision keeps its data sets; changing it reruns nothing where "
         "the files are the same",

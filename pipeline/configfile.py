@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,11 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.catalogue import FIGURES, FOLDER, SHOWN_MATRICES, SOURCES
-from pipeline.config import Config, Dataset, same_place
+from pipeline.config import Config, Dataset
 from pipeline.errors import ConfigError
 from pipeline.image_folder import class_folders, images_in
-from pipeline.image_size import IMAGE_SIZE
 from pipeline.overlay import overlaid
+from pipeline.paths import same_place
 from pipeline.refusals import (
     Place,
     Refusal,
@@ -26,19 +25,7 @@ from pipeline.refusals import (
     resource_refusals,
     sweep_refusals,
 )
-
-# Cures for the kinds of refusal that pydantic itself reports.
-CURES = {
-    "missing": "add it",
-    "float_type": "write a number; YAML reads 5e-4 as text, so write 0.0005 or 5.0e-4",
-    "int_type": "write a whole number",
-    "int_from_float": "write a whole number",
-    "bool_type": "write true or false",
-    "string_type": "write text, in quotes where YAML would read a number",
-    "tuple_type": "write a list, such as [1, 2]",
-    "too_short": "an empty list gives an empty grid: name at least one",
-    "string_pattern_mismatch": "use letters, digits, '_', '.', '+' and '-'",
-}
+from pipeline.schema_refusals import schema_refusals, unknown
 
 
 def load_config(settings: dict[str, Any], files: Sequence[str | Path] = ()) -> Config:
@@ -48,15 +35,19 @@ def load_config(settings: dict[str, Any], files: Sequence[str | Path] = ()) -> C
     they serve to say where a refused value stands.  Raises ConfigError with every refusal found.
     """
     try:
-        config = Config.model_validate_json(json.dumps(settings))
+        # YAML reads 2026-11-30 as a date: a folder of that name is text.
+        config = Config.model_validate_json(json.dumps(settings, default=str))
     except ValidationError as error:
-        refusals = list(_schema_refusals(error, settings))
-    else:
-        refusals = list(_cross_refusals(config))
-        if not refusals:
-            return config
+        refuse(schema_refusals(error, settings), files)
+    refuse(_cross_refusals(config), files)
+    return config
+
+
+def refuse(refusals: Iterable[Refusal], files: Sequence[str | Path]) -> None:
+    """Raise ConfigError if there are refusals, with the place of each in the YAML files."""
     lines = [f"{_where(r.place, files)}: {r.problem}\n    cure: {r.cure}" for r in refusals]
-    raise ConfigError("the configuration is refused\n  " + "\n  ".join(lines))
+    if lines:
+        raise ConfigError("the configuration is refused\n  " + "\n  ".join(lines))
 
 
 def read_config(files: Sequence[str | Path]) -> Config:
@@ -64,46 +55,9 @@ def read_config(files: Sequence[str | Path]) -> Config:
     return load_config(overlaid(files), files)
 
 
-def _schema_refusals(error: ValidationError, settings: dict[str, Any]) -> Iterator[Refusal]:
-    details = error.errors()
-    for detail in details:
-        inner = [d for d in details if d["loc"][:-1] == detail["loc"]]
-        if detail["type"] == "too_short" and inner:
-            continue  # not so short in the file: its items were refused, each by itself
-        place = _real_place(detail["loc"], settings)
-        problem = f"{detail['input']!r}: {detail['msg']}"
-        cure = CURES.get(detail["type"], "write a value that the schema allows")
-        if detail["type"] == "missing":
-            problem = f"required, but not there: {place[-1]}"
-        elif detail["type"] == "extra_forbidden":
-            problem = f"unknown key {place[-1]!r} (value {detail['input']!r})"
-            cure = "remove it, or mend its spelling; docs/config.schema.json lists all keys"
-        elif detail["type"] == "literal_error":
-            cure = f"choose {detail['ctx']['expected']}"
-        yield Refusal(place, problem, cure)
-
-
-def _real_place(loc: Iterable[str | int], settings: Any) -> Place:
-    """Drop from a pydantic location the tags of unions, which stand nowhere in the file."""
-    place: list[str | int] = []
-    parts = list(loc)
-    for index, part in enumerate(parts):
-        inside = isinstance(settings, dict) and part in settings
-        inside |= isinstance(settings, list) and isinstance(part, int) and part < len(settings)
-        if inside:
-            settings = settings[part]
-        elif index < len(parts) - 1:
-            continue
-        place.append(part)
-    return tuple(place)
-
-
 def _cross_refusals(config: Config) -> Iterator[Refusal]:
     for name, dataset in config.datasets.items():
         yield from _dataset_refusals(("datasets", name), dataset)
-    for name, model in config.models.items():
-        if model.family not in IMAGE_SIZE and ":" not in model.family:
-            yield _unknown(("models", name, "family"), model.family, "network", IMAGE_SIZE)
     for name, recipe in config.recipes.items():
         place = ("recipes", name, "checkpoints")
         yield from _repeats(place, recipe.checkpoints)
@@ -117,7 +71,7 @@ def _cross_refusals(config: Config) -> Iterator[Refusal]:
     yield from sweep_refusals(config)
     for index, figure in enumerate(config.figures.names):
         if figure not in FIGURES:
-            yield _unknown(("figures", "names", index), figure, "figure", FIGURES)
+            yield unknown(("figures", "names", index), figure, "figure", FIGURES)
         for needed in SHOWN_MATRICES.get(figure, ()):
             if needed not in config.spectrum.matrices:
                 yield Refusal(
@@ -153,7 +107,7 @@ def _cross_refusals(config: Config) -> Iterator[Refusal]:
 def _dataset_refusals(place: Place, dataset: Dataset) -> Iterator[Refusal]:
     known = [*SOURCES, FOLDER]
     if dataset.source not in known and ":" not in dataset.source:
-        yield _unknown((*place, "source"), dataset.source, "data set", [*known, "module:function"])
+        yield unknown((*place, "source"), dataset.source, "data set", [*known, "module:function"])
     if (dataset.source == FOLDER) != (dataset.path is not None):
         yield Refusal(
             (*place, "path"),
@@ -171,17 +125,17 @@ def _dataset_refusals(place: Place, dataset: Dataset) -> Iterator[Refusal]:
 
 
 def _grid_refusals(config: Config) -> Iterator[Refusal]:
-    unknown = False
+    named = True
     for block, grid in enumerate(config.grid):
         for key in ("datasets", "models", "recipes"):
             known = getattr(config, key)
             for index, name in enumerate(getattr(grid, key)):
                 if name not in known:
-                    unknown = True
-                    yield _unknown(("grid", block, key, index), name, key[:-1], known)
+                    named = False
+                    yield unknown(("grid", block, key, index), name, key[:-1], known)
         for key in type(grid).model_fields:
             yield from _repeats(("grid", block, key), getattr(grid, key))
-    if unknown:
+    if not named:
         return
     yield from logit_refusals(config)
     yield from bounds_refusals(config)
@@ -233,13 +187,6 @@ def _repeats(place: Place, values: Iterable[Any]) -> Iterator[Refusal]:
             yield Refusal(
                 place, f"{value!r} stands {count} times: a run named twice", "name it once"
             )
-
-
-def _unknown(place: Place, value: str, kind: str, known: Iterable[str]) -> Refusal:
-    names = list(known)
-    near = get_close_matches(value, names, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return Refusal(place, f"unknown {kind} {value!r}", f"{hint}known: {', '.join(names) or 'none'}")
 
 
 def _where(place: Place, files: Sequence[str | Path]) -> str:

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from pipeline.atomic import replacing, sha256
 from pipeline.catalogue import FOLDER, SOURCES
-from pipeline.config import Dataset, same_place
+from pipeline.config import Dataset
 from pipeline.errors import StorageError
 from pipeline.frozen import told_digest
 from pipeline.image_folder import class_folders, images_in, is_hidden
+from pipeline.paths import same_place
 
 ABSENT = "absent"
 
@@ -57,8 +58,9 @@ def data_key(dataset: Dataset) -> str:
 def data_digest(dataset: Dataset, *, data_root: str, results: str) -> str | None:
     """Return a digest of the names and contents of a data set's files, wherever they lie.
 
-    None for a data set without files, ``ABSENT`` where there are none yet; where they are not
-    looked at, a digest of the place that they lie in, for want of a better sign of them.  What a
+    None for a data set without files, ``ABSENT`` if there are none yet; files that were there
+    before and are gone keep their digest, so that what was trained on them stands.  If files are
+    not looked at, a digest of their place, for want of a better sign of them.  What a
     job has fetched since stays ``ABSENT``, as that job was told, until it changes.  While a
     workflow runs it is what it began with: jobs fetch files before others begin.  A process looks
     once: hundreds of jobs may train on one data set.
@@ -80,15 +82,21 @@ def remember_fetched(dataset: Dataset, *, data_root: str, results: str | Path) -
 def _digest_of(key: str, data_root: str, results: str) -> str | None:
     dataset = Dataset.model_validate_json(key)
     files, base = data_files(dataset, data_root), _base(dataset, data_root)
-    if files is None:
-        known = dataset.source in SOURCES and dataset.files is None
-        return None if known else hashlib.sha256(str(base).encode()).hexdigest()[:16]
-    if not files:
-        return ABSENT
-    stamp, memo = _stamp(files, base), _memo(results, key)
+    if files is None and dataset.source in SOURCES and dataset.files is None:
+        return None
+    memo = _memo(results, key)
     known: dict[str, str] = {}
     with suppress(OSError, ValueError):
         known = json.loads(memo.read_text(encoding="utf-8"))
+    if files is None:
+        place = hashlib.sha256(str(base).encode()).hexdigest()[:16]
+        told = place if base.exists() else known.get("told", place)
+        if known.get("told") != told:
+            _remember(memo, "", place, told)
+        return told
+    if not files:
+        return known.get("told", ABSENT)
+    stamp = _stamp(files, base)
     if known.get("stamp") == stamp:
         return known["told"]
     content = _content(files, base)

@@ -119,12 +119,16 @@ def _file_in(folder: Path, parts: Sequence[str]) -> Path | None:
 
 
 def path_of(module: str) -> Path | None:
-    """Return the file of a module, None if there is none; only the user's own are looked for."""
-    if module.split(".")[0] != PACKAGE.name:
+    """Return the file of a module, None if there is none; no package of a user is imported."""
+    top, *inner = module.split(".")
+    if top != PACKAGE.name:
         try:
-            found = find_spec(module)
-        except ImportError:
+            found = find_spec(top)
+        except (ImportError, ValueError):
             found = None
+        if inner and found:
+            folders = map(Path, found.submodule_search_locations or ())
+            return next(filter(None, (_file_in(folder, inner) for folder in folders)), None)
         return Path(found.origin) if found and found.origin else None
     parts = module.split(".")[1:]
     return _file_in(PACKAGE, parts) if parts else PACKAGE / "__init__.py"

@@ -23,12 +23,12 @@ def overlaid(files: Sequence[str | Path]) -> dict[str, Any]:
     """Return the settings of all files: mappings merged, all else replaced by the later file's."""
     settings: dict[str, Any] = {}
     for file in files:
-        settings = _merged(settings, _settings_in(Path(file)))
+        settings = merged(settings, settings_in(Path(file)))
     return settings
 
 
-def _settings_in(file: Path) -> dict[str, Any]:
-    """Return what one YAML file says; ConfigError where it says nothing that can be a setting."""
+def settings_in(file: Path) -> dict[str, Any]:
+    """Return the settings of one YAML file; raises ConfigError if it has none."""
     try:
         settings = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -45,9 +45,10 @@ def _settings_in(file: Path) -> dict[str, Any]:
     return settings or {}
 
 
-def _merged(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
+def merged(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
+    """Return both, the overlay's values over the base's; mappings inside are merged too."""
     both = {
-        key: _merged(base[key], value)
+        key: merged(base[key], value)
         if isinstance(value, dict) and isinstance(base.get(key), dict)
         else value
         for key, value in overlay.items()

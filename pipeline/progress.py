@@ -15,6 +15,7 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 SECONDS_BETWEEN_LOG_LINES = 5.0
+INTERRUPTED = "interrupted: the next snakemake goes on from here"  # a log's last line
 
 
 class Progress:

@@ -16,6 +16,6 @@ Epoch = Annotated[int, Field(ge=0)]
 
 
 class Settings(BaseModel):
-    """Base of all settings: unknown keys are refused, values are frozen, no silent conversion."""
+    """Base of all settings: unknown keys and infinite numbers are refused, values are frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)

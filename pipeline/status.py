@@ -1,6 +1,6 @@
 """How far a workflow has come: its grid drawn in a terminal, and what failed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,36 +9,50 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.config import Config
-from pipeline.progress import is_held
+from pipeline.pending import MISSING
+from pipeline.progress import INTERRUPTED, is_held
 from pipeline.tasks import STAGES
-from pipeline.workload import Work, is_done, workload
+from pipeline.workload import Work, workload
 
 # A state, the sign that it is drawn with, and its colour.
 SIGNS = {
     "done": ("#", "green"),
+    "outdated": ("o", "yellow"),
     "running": (">", "cyan"),
     "failed": ("x", "bold red"),
     "waiting": (".", "dim"),
 }
+# A log's last line after Ctrl-C; the second while Python was still importing.
+CTRL_C = (INTERRUPTED, "KeyboardInterrupt")
 WORDS = ("dataset", "model", "norm", "recipe", "n_per_class")
 
 
-def state_of(config: Config, work: Work) -> str:
-    """Return a job's state: done, running, failed or waiting.
+def state_of(work: Work, pending: Mapping[Path, str]) -> str:
+    """Return a job's state: done, outdated, running, failed or waiting.
 
-    Done means that its files are there, but for what a sweep has deleted; ``snakemake --dry-run``
-    tells which are out of date.  What was killed, and not begun again, has failed.
+    ``pending`` are the files that Snakemake would make now.  An outdated job has its files, and
+    Snakemake would make them again.  A job that was killed, and not begun again, has failed; one
+    that was interrupted waits.
     """
-    if is_done(config, work):
-        return "done"
     if is_held(work.log):
         return "running"
-    return "failed" if work.log.exists() else "waiting"
+    if not any(file in pending for file in work.outputs):
+        return "done"
+    if work.done:
+        return "outdated"
+    never_made = any(pending.get(file) == MISSING for file in work.outputs)
+    is_left = work.log.exists() and last_line(work.log) not in CTRL_C
+    return "failed" if never_made and is_left else "waiting"
 
 
-def print_status(config: Config, console: Console) -> bool:
-    """Print the state of every job; return whether none has failed."""
-    states = {work: state_of(config, work) for work in workload(config)}
+def print_status(
+    config: Config, console: Console, *, pending: Mapping[Path, str], command: str = "snakemake"
+) -> bool:
+    """Print the state of every job; return whether none has failed.
+
+    ``command`` starts Snakemake with this configuration.
+    """
+    states = {work: state_of(work, pending) for work in workload(config)}
     console.print(_grid(config, states))
     console.print(_others(states))
     counts = [
@@ -49,6 +63,8 @@ def print_status(config: Config, console: Console) -> bool:
         for work in (work for work, state in states.items() if state == word):
             console.print(Text(f"{word}: {work.rule} {work.name}", style=SIGNS[word][1]))
             console.print(Text(f"  {work.log}: {last_line(work.log)}"))
+    if left := sum(state in ("outdated", "failed", "waiting") for state in states.values()):
+        console.print(f"{command} makes {left} of them")
     return "failed" not in states.values()
 
 

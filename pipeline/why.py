@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,31 @@ from pipeline.workload import Work, kept_inputs, told, workload
 
 SHOWN_FILES = 6
 CODE = {"modules", "code"}
+UPSTREAM = "a job that makes one of its inputs runs first"
 DRAWN = ("figure", "comparison")  # jobs whose drawing carries their record
 
 
-def explanation(artifact: str | Path, config: Config) -> str:
+def explanation(
+    artifact: str | Path,
+    config: Config,
+    *,
+    pending: Mapping[Path, str],
+    command: str = "snakemake",
+) -> str:
     """Return what made an artifact of ``config``, what it depends on, and what differs now.
 
-    Raises ArtifactError where the configuration makes no such artifact, or it is not there.
+    ``pending`` are the files that Snakemake would make now, each with its reason; ``command``
+    starts Snakemake with this configuration.  Raises ArtifactError if the configuration makes no
+    such artifact, or if it does not exist.
     """
     work, artifact = _maker(Path(artifact), config)
     if not artifact.exists():
-        raise ArtifactError(f"{artifact} is not there yet. Run snakemake, which makes it")
+        if artifact not in pending:
+            raise ArtifactError(
+                f"{artifact} was deleted when its sweep had chosen the best rate. Set sweep.keep "
+                "to keep such files"
+            )
+        raise ArtifactError(f"{artifact} is not there. Run: {command}")
     record = _record(artifact, work)
     now = told(config, work).model_dump(mode="json")
     settings = [(key, json.dumps(value)) for key, value in _leaves(now) if key not in CODE]
@@ -39,6 +53,12 @@ def explanation(artifact: str | Path, config: Config) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     lasting = replace(work, inputs=kept_inputs(config, work))
     changes = list(_changes(artifact, record, now, lasting, modules))
+    if artifact in pending:
+        reason = pending[artifact]
+        changes += [] if changes else [UPSTREAM if reason == "ok" else f"Snakemake: {reason}"]
+        changes.append(f"it is made again by: {command}")
+    elif changes:
+        changes.append(f"Snakemake sees none of this. Delete {artifact}, then run: {command}")
     lines = [
         f"{artifact}",
         f"  made by   {work.rule} {work.name}".rstrip(),

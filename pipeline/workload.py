@@ -89,8 +89,18 @@ def workload(config: Config) -> Iterator[Work]:
         yield _comparison(config, compared)
 
 
+def targets(config: Config) -> list[str]:
+    """Return every file that stays when all jobs are done: a deleted one is made again."""
+    return [
+        str(file)
+        for work in workload(config)
+        for file in work.outputs
+        if work.rule != "train" or keeps_networks(config, work.run) or not _is_network(file)
+    ]
+
+
 def is_done(config: Config, work: Work) -> bool:
-    """Return whether what a job makes is there, but for networks that its sweep has deleted."""
+    """Return whether all files of a job exist, except networks that its sweep has deleted."""
     if work.rule != "train" or keeps_networks(config, work.run):
         return work.done
     return all(file.exists() for file in work.outputs if not _is_network(file))

@@ -1,5 +1,6 @@
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from pipeline import cli
 from pipeline.cli import app
+from pipeline.configfile import read_config
 from pipeline.stages import Compute, Theory
 from pipeline.tasks import TheoryJob
 
@@ -53,7 +55,10 @@ def test_check_tells_a_configuration():
 @pytest.mark.parametrize("preset", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda p: p.stem)
 def test_each_preset_is_valid_and_has_a_root_of_its_own(preset):
     done = pipeline("check", "--configfile", str(preset))
-    assert f"results in results-{preset.stem}\n" in done.stdout, done.stderr
+    # Some need data that a machine may lack, which is all that may be refused.
+    absent = re.findall(r"^(?!error: the conf|    cure).+", done.stderr, re.M)
+    assert done.returncode == 0 or all("jobs need it" in line for line in absent), done.stderr
+    assert read_config([ROOT / "config.yaml", preset]).results == f"results-{preset.stem}"
 
 
 SMALL = {
@@ -80,7 +85,7 @@ def test_a_file_alone_is_laid_over_the_projects_configuration(command, tmp_path,
         words = [word for file in files for word in ("--configfile", str(file))]
         done = CliRunner().invoke(app, [command, *words], catch_exceptions=False)
         assert done.exit_code == 0, done.output
-        return done.output
+        return re.sub(r"snakemake .* makes", "snakemake makes", done.output)
 
     monkeypatch.chdir(tmp_path)
     alone = told("own.yaml")

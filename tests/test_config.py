@@ -163,6 +163,27 @@ REFUSALS = {
         {"sgd+lr0.1": SWEPT | {"lr": 0.1}, "sgd": SWEPT | {"sweep": {"rates": [0.1, 0.2]}}},
         ["recipes.sgd.sweep", "sgd+lr0.1", "rename"],
     ),
+    "an infinite rate": (["recipes", "sgd", "lr"], float("inf"), ["recipes.sgd.lr", "finite"]),
+    "no number": (["recipes", "sgd", "weight_decay"], float("nan"), ["weight_decay", "finite"]),
+    "an infinite rate of a sweep": (
+        ["recipes", "r"],
+        SWEPT | {"sweep": {"rates": [0.1, float("inf")]}},
+        ["recipes.r.sweep.rates[1]", "finite"],
+    ),
+    "a family misspelled, with options": (
+        ["models", "fnet32x2"],
+        {"family": "fnt", "width": 9, "depth": 1},
+        ["models.fnet32x2.family: unknown family 'fnt'", "mean 'fnet'", "densenet40"],
+    ),
+    "a network without a family": (["models", "m"], {"width": 9}, ["models.m", "fnet, lenet5"]),
+    "a network that is text": (["models", "m"], "lenet5", ["models.m", "{family: ...}"]),
+    "a key misspelled at the top": (["spectrm"], {}, ["did you mean 'spectrum'"]),
+    "a key misspelled inside": (["recipes", "sgd", "momentun"], 0.5, ["mean 'momentum'"]),
+    "a network's key misspelled": (["models", "lenet5", "fc"], 80, ["mean 'fc1'", "fc1, single"]),
+    "a key misspelled in a list": (["grid", 0, "seed"], [0], ["grid[0].seed", "mean 'seeds'"]),
+    "a wildcard in results": (["results"], "a{b}", ["results: 'a{b}'", "wildcard"]),
+    "a line in results": (["results"], "a\nb", ["results", "control character"]),
+    "the working folder": (["results"], "./", ["results: './'", "name a folder in it"]),
     "a name that is no path": (["models", "a/b"], {"family": "lenet5"}, ["a/b"]),
 }
 
@@ -181,6 +202,23 @@ def test_a_results_folder_has_one_spelling(spelled):
     config = load_config(changed(["results"], spelled))
     assert config.results == "out"
     assert all(str(file).startswith("out/") for work in workload(config) for file in work.outputs)
+
+
+def test_a_home_is_expanded(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert load_config(changed(["results"], "~/x")).results == "/home/me/x"
+    assert load_config(changed(["data_root"], "~/data")).data_root == "/home/me/data"
+    pets = {"source": "folder", "path": "~/pets"}
+    assert load_config(changed(["datasets", "pets"], pets)).datasets["pets"].path == "/home/me/pets"
+
+
+@pytest.mark.parametrize("key", ["norms", "n_per_class"])
+def test_a_refused_block_is_not_called_empty_too(key):
+    settings = changed(["grid"], [BOUNDS | {key: ["none", "layer"]}])
+    with pytest.raises(ConfigError) as error:
+        load_config(settings)
+    assert f"grid[0].{key}[" in str(error.value)
+    assert "at least 1" not in str(error.value)
 
 
 def test_a_run_in_two_blocks_is_refused():

@@ -319,7 +319,11 @@ def test_results_that_cannot_be_written_stop_no_look_at_the_data(tmp_path, monke
 
 
 @pytest.mark.parametrize("unseen", [{"source": "mnist", "files": ()}, {"source": "my_module:load"}])
-def test_where_no_file_is_looked_at_the_place_counts(unseen, tmp_path):
+def test_the_place_counts_if_no_file_is_looked_at(unseen, tmp_path):
     dataset = Dataset(**unseen)
-    first, again, moved = (told(tmp_path / name, dataset, tmp_path) for name in ("a", "a", "b"))
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    places = ("a", "a", "b", "mistyped")
+    first, again, moved, absent = (told(tmp_path / name, dataset, tmp_path) for name in places)
     assert first == again != moved
+    assert absent == moved  # what was trained on it stands

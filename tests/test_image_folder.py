@@ -13,7 +13,7 @@ from pipeline import data_files
 from pipeline.config import Config, Dataset, same_place
 from pipeline.configfile import smallest_class
 from pipeline.data.checks import check_data
-from pipeline.data.early import check_early
+from pipeline.data.early import check_folder
 from pipeline.data.examples import load_examples
 from pipeline.errors import DataError
 from pipeline.recipes import Recipe
@@ -150,7 +150,7 @@ def test_images_of_more_than_8_bits_are_refused(folder, file, value, kind, split
         load_examples(pets(folder), split, data_root="")
     path.rename(path.with_name(f"!{file}"))  # the first of its class
     with pytest.raises(DataError, match=f"!{file} has more than 8 bits per channel"):
-        check_early(pets(folder), data_root="")
+        check_folder(pets(folder))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
@@ -185,21 +185,21 @@ def test_test_images_of_another_size_are_refused(folder):
     with pytest.raises(DataError, match=r"\(3, 6, 6\) in the train split, \(3, 8, 8\).*image_size"):
         check(folder)
     with pytest.raises(DataError, match=r"0\.png has 6 x 6 pixels, .*0\.png 8 x 8\. Set image_si"):
-        check_early(pets(folder), data_root="")
-    for passes in (check, lambda root, **o: check_early(pets(root, **o), data_root="")):
+        check_folder(pets(folder))
+    for passes in (check, lambda root, **o: check_folder(pets(root, **o))):
         passes(folder, image_size=6)
 
 
 def test_folders_that_cannot_train_are_refused_early(folder):
     def refused(says):
-        for checked in (check, lambda root: check_early(pets(root), data_root="")):
+        for checked in (check, lambda root: check_folder(pets(root))):
             with pytest.raises(DataError, match=says):
                 checked(folder)
 
-    check_early(pets(folder), data_root="")
+    check_folder(pets(folder))
     (folder / "train/dog/0.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"corrupt image .*dog/0\.png"):
-        check_early(pets(folder), data_root="")
+        check_folder(pets(folder))
     write(folder, "train", "dog")
     (folder / "train/owl").mkdir()
     refused("train has no image of owl")

@@ -22,11 +22,13 @@ from pipeline.models.registry import FAMILIES
 # A module imports only from lines above its own, or from its own line.
 LINES = [
     {"errors", "arguments", "streams", "public", "progress", "atomic", "catalogue", "runs"}
-    | {"fingerprint", "image_folder", "image_size"},
+    | {"fingerprint", "image_folder", "image_size", "paths"},
     {"settings", "stages", "recipes", "config", "refusals", "overlay", "configfile"}
+    | {"schema_refusals", "command_line"}
     | {"device", "frozen", "provenance", "scratch", "prior"},
-    {"data_files", "reference", "tasks", "assign", "workload"},
+    {"data_files", "reference", "tasks", "assign", "workload", "pending", "start"},
     {"data"},
+    {"preflight"},
     {"models"},
     {"training"},
     {"curvature"},
@@ -36,7 +38,7 @@ LINES = [
     {"comparison", "figures"},
     {"api"},
     {"jobs", "plan", "status", "why"},
-    {"cli", "__main__"},
+    {"cli", "spread", "__main__"},
 ]
 LINE = {name: number for number, line in enumerate(LINES) for name in line}
 

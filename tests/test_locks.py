@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import shutil
 import threading
 import time
 from contextlib import contextmanager
@@ -14,10 +15,11 @@ from torchvision import datasets
 from workflow import ROOT
 
 from pipeline import assign, runs, scratch
+from pipeline.atomic import check_writable
 from pipeline.config import Dataset
 from pipeline.configfile import read_config
 from pipeline.data.torchvision_sets import load_small
-from pipeline.errors import DataError
+from pipeline.errors import DataError, StorageError
 from pipeline.jobs.bounds import write_bound
 from pipeline.jobs.comparison import write_comparison
 from pipeline.jobs.cube import write_cube_of
@@ -164,3 +166,11 @@ def test_every_job_locks_what_it_makes_before_all_else(tmp_path, monkeypatch, ru
         begin()
     assert asked == locks
     assert not list(tmp_path.iterdir())
+
+
+def test_a_nearly_full_disk_is_refused_before_any_job(tmp_path, monkeypatch):
+    check_writable(tmp_path)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=3 * 2**20))
+    with pytest.raises(StorageError, match=r"has 3 MB free.*results:"):
+        check_writable(tmp_path)

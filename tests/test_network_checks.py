@@ -7,7 +7,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from pipeline.config import OwnModel
-from pipeline.data.early import check_family_early
 from pipeline.errors import AnatomyError
 from pipeline.jobs.train import train_run
 from pipeline.models.checks import check_outputs
@@ -188,10 +187,3 @@ def test_frozen_parameters_are_neither_initialised_nor_trained(tmp_path):
     )
     same = {name: torch.equal(tensor, xavier[name]) for name, tensor in default.items()}
     assert same == {"1.weight": True, "1.bias": True, "3.weight": False, "3.bias": False}
-
-
-def test_the_early_check_calls_no_function():
-    check_family_early("test_network_checks:network", {"kind": "raises"})
-    check_family_early("lenet5", {})
-    with pytest.raises(AnatomyError, match=r"test_network_checks:network.*unexpected.*'wdth'"):
-        check_family_early("test_network_checks:network", {"kind": "plain", "wdth": 3})

@@ -12,10 +12,11 @@ from workflow import TINY, changed, command, planned, snakemake, truncate
 
 from pipeline.configfile import read_config
 from pipeline.errors import ArtifactError
+from pipeline.pending import MISSING
 from pipeline.progress import is_held
 from pipeline.status import last_line, print_status, state_of
 from pipeline.why import explanation
-from pipeline.workload import workload
+from pipeline.workload import targets, workload
 
 SWEPT = "results/runs/images/tiny/none/tuned/n4/seed0/sweep.csv"
 
@@ -33,10 +34,19 @@ def here(finished, monkeypatch):
     command(finished, TINY)
 
 
+def absent(config):
+    """Return the files that are not there, which Snakemake would make."""
+    return {file: MISSING for file in map(Path, targets(config)) if not file.exists()}
+
+
 def status(config):
     text = StringIO()
-    fine = print_status(config, Console(file=text, width=160))
+    fine = print_status(config, Console(file=text, width=160), pending=absent(config))
     return fine, text.getvalue()
+
+
+def why(artifact, config):
+    return explanation(artifact, config, pending=absent(config))
 
 
 def test_the_workload_is_what_the_workflow_did(here):
@@ -65,7 +75,8 @@ def test_the_grid_shows_done_failed_and_waiting(here, tmp_path, monkeypatch):
     config = here()
     monkeypatch.chdir(tmp_path)
     first = next(work for work in workload(config) if work.rule == "spectrum")
-    first.outputs[0].unlink()
+    for part in first.outputs:
+        part.unlink()
     first.log.write_text("at it\nerror: no more room\n\n")
     seed = here(changed(TINY, ["grid", 0, "seeds"], [0, 1]))
     monkeypatch.chdir(tmp_path)
@@ -92,7 +103,7 @@ def test_networks_that_a_sweep_deletes_are_not_missed(finished, tmp_path, monkey
     fine, text = status(config)
     assert fine
     assert "0 running >, 0 failed x, 0 waiting ." in text
-    assert "nothing of these has changed" in explanation(SWEPT, config)
+    assert "nothing of these has changed" in why(SWEPT, config)
     next(candidates[0].rglob("history.csv")).unlink()
     assert not status(config)[0]
 
@@ -101,7 +112,7 @@ def test_a_job_that_writes_its_log_is_running(here, tmp_path, monkeypatch):
     config = here()
     work = next(workload(config))
     monkeypatch.chdir(tmp_path)
-    assert state_of(config, work) == "waiting"
+    assert state_of(work, absent(config)) == "waiting"
     work.log.parent.mkdir(parents=True)
     code = (
         "from pipeline.progress import hold_log, say; hold_log(); say('begun'); "
@@ -112,12 +123,12 @@ def test_a_job_that_writes_its_log_is_running(here, tmp_path, monkeypatch):
     try:
         while last_line(work.log) != "begun":
             assert process.poll() is None
-        assert state_of(config, work) == "running"
+        assert state_of(work, absent(config)) == "running"
         assert is_held(work.log)
     finally:
         process.kill()
         process.wait()
-    assert state_of(config, work) == "failed"
+    assert state_of(work, absent(config)) == "failed"
 
 
 PART = "results/curvature/digits/tiny/none/sgd/n8/seed0/epoch4/train/spectrum.zarr.zip"
@@ -139,14 +150,14 @@ ARTIFACTS = {
 
 @pytest.mark.parametrize("artifact", ARTIFACTS)
 def test_why_tells_what_made_an_artifact_and_what_differs(here, artifact, tmp_path, monkeypatch):
-    text = explanation(tmp_path.cwd() / artifact, here())
+    text = why(tmp_path.cwd() / artifact, here())
     assert "nothing of these has changed" in text
     assert "torch" in text
     assert "made by" in text
     place = ARTIFACTS[artifact]
     if place:
         value = [0, 1] if place[-1] == "seeds" else 17
-        now = explanation(tmp_path.cwd() / artifact, here(changed(TINY, place, value)))
+        now = why(tmp_path.cwd() / artifact, here(changed(TINY, place, value)))
         now = now.partition("\nnow:\n")[2]
         assert place[-1] in now
         assert "-> " in now
@@ -159,11 +170,11 @@ def test_why_sees_other_inputs(here, tmp_path, monkeypatch):
     checkpoint = tmp_path / "results/runs/digits/tiny/none/sgd/n8/seed0/checkpoints"
     truncate(checkpoint / "epoch4.safetensors")
     (checkpoint / "epoch0.safetensors").unlink()
-    text = explanation(tmp_path / PART, config)
+    text = why(tmp_path / PART, config)
     assert "epoch4.safetensors is another than it was made from" in text
     assert "epoch0.safetensors is missing" in text
     truncate(tmp_path / PART)
-    text = explanation(tmp_path / "results/cubes/spectrum.zarr", config)
+    text = why(tmp_path / "results/cubes/spectrum.zarr", config)
     assert f"input {PART} is another" in text
 
 
@@ -175,21 +186,21 @@ def test_why_names_what_is_corrupt(here, tmp_path, monkeypatch):
     truncate(run / "run.json")
     Path("results/figures/theory.png").write_bytes(b"")
     with pytest.raises(ArtifactError, match=r"record .*run\.json is corrupt"):
-        explanation(run / "history.csv", config)
+        why(run / "history.csv", config)
     with pytest.raises(ArtifactError, match=r"theory\.png, which carries .* Delete it"):
-        explanation("results/figures/theory.svg", config)
+        why("results/figures/theory.svg", config)
 
 
 def test_why_tells_that_a_run_has_become_a_sweep(here):
     recipe = TINY["recipes"]["sgd"] | {"lr": None, "sweep": {"rates": [0.01, 0.02]}}
     swept = changed(TINY, ["recipes", "sgd"], recipe)
     run = "results/runs/digits/tiny/none/sgd/n8/seed0/run.json"
-    assert "setting candidates: null ->" in explanation(run, here(swept))
+    assert "setting candidates: null ->" in why(run, here(swept))
 
 
 def test_why_refuses_what_it_does_not_know(here):
     with pytest.raises(ArtifactError, match="made by no job of this configuration"):
-        explanation("results/cubes/other.zarr", here())
+        why("results/cubes/other.zarr", here())
     more = here(changed(TINY, ["grid", 0, "seeds"], [0, 1]))
-    with pytest.raises(ArtifactError, match="is not there yet"):
-        explanation(PART.replace("seed0", "seed1"), more)
+    with pytest.raises(ArtifactError, match=r"is not there\. Run: snakemake"):
+        why(PART.replace("seed0", "seed1"), more)

@@ -16,7 +16,6 @@ from small_run import folder_of, job_of
 from pipeline import open_run
 from pipeline.config import Dataset
 from pipeline.data.checks import check_data
-from pipeline.data.early import check_early
 from pipeline.data.examples import load_examples
 from pipeline.errors import AnatomyError, DataError
 from pipeline.fingerprint import PACKAGE
@@ -381,20 +380,6 @@ def test_a_large_file_is_checked_in_little_memory(tmp_path):
     done = subprocess.run([sys.executable, "-c", script], **words)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 4 * 2**25 < np.prod(shape)
-
-
-def load_sized(*, split, data_root, size):
-    raise AssertionError("the early check calls no function")
-
-
-def test_the_early_check_looks_at_arguments_without_a_call():
-    check_early(Dataset(source="test_user_data:load_sized", options={"size": 3}), data_root="")
-    for options, says in (
-        ({}, "missing a required argument: 'size'"),
-        ({"size": 3, "x": 1}, "'x'"),
-    ):
-        with pytest.raises(AnatomyError, match=f"test_user_data:load_sized.*{says}"):
-            check_early(Dataset(source="test_user_data:load_sized", options=options), data_root="")
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_the_budget_holds_for_what_is_no_layers_output(operator):
 
 def test_a_chunk_that_is_larger_than_it_was_guessed_to_be_is_not_kept(monkeypatch):
     model, data = Beside(), (torch.randn(20, 64, 4), torch.arange(20) % 3)
-    monkeypatch.setattr("pipeline.curvature.problem.GUESS", 0)
+    monkeypatch.setattr("pipeline.curvature.problem.Problem._guess", lambda *_: 0)
     assert gauss_newton(model, data, chunk=10, memory_gb=0.0001).kept == 0
 
 
@@ -109,27 +109,39 @@ def test_what_autograd_keeps_is_counted_once():
     assert saved_bytes(function, theta, [x]) == x.nbytes
 
 
-def test_a_network_that_cannot_be_linearised_is_tried_once(monkeypatch, capsys):
-    model = nn.Sequential(nn.Linear(6, 5), nn.SiLU(), nn.Linear(5, 3))
-    asked, original = [], chunked._checked
-    monkeypatch.setattr(chunked, "_checked", lambda *words: asked.append(1) or original(*words))
-    A = hessian(model, (torch.randn(20, 6), torch.arange(20) % 3), chunk=4)
+class Prototypes(nn.Module):
+    """A network that PyTorch's forward mode does not differentiate."""
+
+    def __init__(self):
+        super().__init__()
+        self.points = nn.Parameter(torch.randn(3, 6))
+
+    def forward(self, x):
+        return -torch.cdist(x, self.points)
+
+
+def test_a_network_that_cannot_be_linearized_is_tried_once(monkeypatch, capsys):
+    asked, original = [], chunked._Trial.linearized
+    monkeypatch.setattr(
+        chunked._Trial, "linearized", lambda *words: asked.append(1) or original(*words)
+    )
+    A = gauss_newton(Prototypes(), (torch.randn(20, 6), torch.arange(20) % 3), chunk=4)
     assert (A.kept, len(asked)) == (0, 1)
-    assert capsys.readouterr().err.count("cannot be linearised") == 1
+    assert capsys.readouterr().err.count("cannot be linearized") == 1
 
 
 def test_one_chunk_that_rounds_more_does_not_end_the_keeping(monkeypatch, capsys):
     model, data = nn.Linear(6, 3), (torch.randn(20, 6), torch.arange(20) % 3)
-    asked, original = [], chunked._checked
+    asked, original = [], chunked._Trial.linearized
 
     def second_fails(*words):
         asked.append(1)
         return None if len(asked) == 2 else original(*words)
 
-    monkeypatch.setattr(chunked, "_checked", second_fails)
+    monkeypatch.setattr(chunked._Trial, "linearized", second_fails)
     A = gauss_newton(model, data, chunk=4)
     assert (A.kept, len(asked)) == (4, 5)
-    assert "cannot be linearised" not in capsys.readouterr().err
+    assert "cannot be linearized" not in capsys.readouterr().err
     assert relative(A @ torch.eye(21), dense_gauss_newton(model, data[0])) < 1e-5
 
 

@@ -13,10 +13,11 @@ from pipeline.config import Hierarchy as Settings
 from pipeline.curvature.base import LinearOperator
 from pipeline.curvature.class_pairs import PairGram, all_pairs, pair_gram
 from pipeline.curvature.components import Component, component
+from pipeline.curvature.given import HasExamples
 from pipeline.curvature.gram import squared_norms
 from pipeline.curvature.levels import PARTS, Weights
 from pipeline.curvature.memory import refuse_basis_beyond_memory, refuse_beyond_memory
-from pipeline.curvature.problem import HasExamples, Options
+from pipeline.curvature.problem import Options
 from pipeline.curvature.sandwich import gauss_newton
 from pipeline.curvature.watched import Watched
 from pipeline.device import release

@@ -51,10 +51,7 @@ def kept_jacobians(problem: Problem) -> Callable[[Chunk, bool], Jacobian]:
         logits = partial(_logits, problem, inputs)
         if inputs.shape not in saved:
             saved[inputs.shape] = _saved(logits, theta, [inputs, *allocated])
-
-        def vectorize() -> bool:
-            return problem.vectorize() and not problem.plain
-
+        vectorize = problem.vectorize
         at = linearized.at(theta, inputs, functional=functional, vectorize=vectorize)
         _, back = vjp(logits, theta)
 

@@ -1,6 +1,5 @@
 """A network as a function of one flat parameter vector."""
 
-import copy
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -11,11 +10,12 @@ from torch import nn
 from torch.autograd.graph import Node
 from torch.func import functional_call, vjp, vmap
 from torch.nn.modules.conv import _ConvNd
-from torch.overrides import TorchFunctionMode
 
 from pipeline.curvature.attention import plain_attention
+from pipeline.curvature.copies import call_on_copies, deep_copy
 from pipeline.curvature.derivatives import along, map_rows
 from pipeline.curvature.modes import outside_inference
+from pipeline.curvature.places import places
 from pipeline.device import rounding
 from pipeline.errors import ArgumentError
 
@@ -45,11 +45,12 @@ class FlatNetwork:
         if only is not None:
             parameters = {name: parameters[name] for name in only}
         self.names = tuple(parameters)
+        self._places = places(self.module)
         self._shapes = [parameter.shape for parameter in parameters.values()]
         self._sizes = [parameter.numel() for parameter in parameters.values()]
         # clone: of a single tensor cat may return a view.
         self.theta = torch.cat([x.flatten().clone() for x in parameters.values()])
-        self.writes_to_inputs = False
+        self.works_on_copies = False
 
     @property
     def state(self) -> dict[str, torch.Tensor]:
@@ -73,7 +74,7 @@ class FlatNetwork:
             for name, module in self.module.named_modules()
         )
         tensors = tuple((name, x.shape, x.dtype, x.device) for name, x in self.state.items())
-        return modules, tensors, self.names, self.writes_to_inputs
+        return modules, tensors, self.names, self.works_on_copies
 
     @property
     def channels(self) -> int:
@@ -89,31 +90,51 @@ class FlatNetwork:
 
     def pieces(self, theta: torch.Tensor) -> list[torch.Tensor]:
         """Return ``theta`` (p,) as the network's parameters."""
-        sizes = theta.split(self._sizes)
-        return [piece.view(shape) for piece, shape in zip(sizes, self._shapes, strict=True)]
+        parts = zip(theta.split(self._sizes), self._shapes, strict=True)
+        pieces = [piece.view(shape) for piece, shape in parts]
+        # view_as_complex takes no pair of numbers that begins at an odd place of a storage.
+        return [piece.clone() if piece.shape[-1:] == (2,) else piece for piece in pieces]
 
     def logits_of(self, pieces: Sequence[torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
         """Return the logits (N, C) at the parameters ``pieces``."""
-        named = dict(zip(self.names, pieces, strict=True))
-        return self._called(lambda x: functional_call(self.module, named, (x,)), inputs)
+        named = {
+            place: piece
+            for name, piece in zip(self.names, pieces, strict=True)
+            for place in self._places[name]
+        }
+        return self._exchanged(named, inputs)
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return the logits (N, C) at the network's own parameters."""
         return self._called(self.module, inputs)
 
+    def copy_what_it_writes_to(self) -> None:
+        """Call the network on copies of its inputs and buffers, which it would change otherwise."""
+        self.works_on_copies = True
+        call_on_copies(self.module)
+
     def in_double(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """Return the function inputs -> logits (N, C) in float64, at the network's parameters."""
-        named = {name: x.double() if x.is_floating_point() else x for name, x in self.state.items()}
+        named = {
+            place: x.double() if x.is_floating_point() else x
+            for name, x in self.state.items()
+            for place in self._places.get(name, [name])
+        }
 
         def logits(inputs: torch.Tensor) -> torch.Tensor:
             inputs = inputs.double() if inputs.is_floating_point() else inputs
-            return self._called(lambda x: functional_call(self.module, named, (x,)), inputs)
+            return self._exchanged(named, inputs)
 
         return logits
 
+    def _exchanged(self, named: Mapping[str, torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
+        """Return the logits with other tensors in the places ``named``."""
+        # tie_weights would leave them behind in a module that has two names.
+        return self._called(
+            lambda x: functional_call(self.module, named, (x,), tie_weights=False), inputs
+        )
+
     def _called(self, call: Callable[[torch.Tensor], Any], inputs: torch.Tensor) -> torch.Tensor:
-        if self.writes_to_inputs:
-            inputs = inputs.clone()
         with plain_attention():
             return logits_in(call(inputs))
 
@@ -178,23 +199,6 @@ class FlatNetwork:
         return any(node.name() == ERROR for node in _graph(gradient[0].grad_fn))
 
 
-class _CopiesOfResults(TorchFunctionMode):
-    """Lets deepcopy copy tensors that an operation made: old-style norms and pruning keep some."""
-
-    def __torch_function__(
-        self,
-        function: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        if function is torch.Tensor.__deepcopy__ and not args[0].is_leaf:
-            tensor, memo = args
-            memo[id(tensor)] = tensor.detach().clone()
-            return memo[id(tensor)]
-        return function(*args, **(kwargs or {}))
-
-
 def _copied(model: nn.Module) -> nn.Module:
     """Return a copy of the network in eval mode, without its wrappers and its hooks' results."""
     while type(model).__name__ in WRAPPERS and isinstance(model, nn.Module):
@@ -213,8 +217,7 @@ def _copied(model: nn.Module) -> nn.Module:
         raise ArgumentError(
             "model has lazy parameters without a shape. Call it once on an example first"
         )
-    with _CopiesOfResults():
-        module = copy.deepcopy(model)
+    module = deep_copy(model)
     module.eval()  # a network's own train() need not return it
     module.requires_grad_(False)
     for parameter in module.parameters():

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -115,11 +116,20 @@ def for_any_layout(operations: Sequence[Operation], *, shared: bool) -> list[Ope
             result = operation.results[0]
             source = operation.args[1]
             operation = operation.calling(_expanded, source, result.shape, result.dtype)
+        elif operation.function is aten.slice_scatter.default:
+            operation = replace(operation, args=_with_end_inside(*operation.args))
         if shared and "memory_format" in operation.kwargs:
             kwargs = operation.kwargs | {"memory_format": None}
             operation = replace(operation, kwargs=kwargs)
         found.append(operation)
     return found
+
+
+def _with_end_inside(x: Value, source: Value, dim: int = 0, *bounds: Any) -> tuple[Any, ...]:
+    """Return the arguments of slice_scatter: vmap adds to an end that means the last element."""
+    if len(bounds) > 1 and bounds[1] is not None:
+        bounds = (bounds[0], min(bounds[1], x.shape[dim]), *bounds[2:])
+    return (x, source, dim, *bounds)
 
 
 def _expanded(source: torch.Tensor, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:

@@ -5,7 +5,6 @@ E[(dz/du)^T (diag(pi) - pi pi^T) (dz/du)]: what serves networks serves this too.
 on the full Hessian.
 """
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Unpack
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 
 from pipeline.curvature.chunked import ChunkSum
+from pipeline.curvature.copies import deep_copy
 from pipeline.curvature.given import Data
 from pipeline.curvature.layer import checked_layer, input_and_output, patches
 from pipeline.curvature.linearize import NotLinearizedError
@@ -100,7 +100,7 @@ class _Shifted(nn.Module):
 
     def __init__(self, model: nn.Module, shapes: Mapping[str, torch.Size]) -> None:
         super().__init__()
-        self.model = copy.deepcopy(model)
+        self.model = deep_copy(model)
         self.layers = list(shapes)
         like = next(model.parameters())
         self.shifts = nn.ParameterList([like.new_zeros(shape) for shape in shapes.values()])

@@ -8,28 +8,39 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.curvature.copies import changed, noted, same
 from pipeline.curvature.network import FlatNetwork
 from pipeline.device import rounding
 from pipeline.errors import AnatomyError, ArgumentError
 
 SHIFT = 0.1  # of the parameters' own size
 NAMED = 3  # parameters that an error names
+CURE = "Let normalizations use running statistics in eval mode"  # if examples are mixed
 
 
 @torch.no_grad()
 def check_network(network: FlatNetwork, inputs: torch.Tensor) -> torch.Tensor:
     """Return the logits (N, C) of a few ``inputs`` after all checks.
 
-    Sets ``network.writes_to_inputs``. Raises ArgumentError if the network does not run or returns
-    no logits, AnatomyError if two calls differ, if it draws random numbers, or if it reads
-    parameters otherwise than as attributes of its modules.
+    A network that writes to its inputs or buffers is called on copies of them. Raises ArgumentError
+    if it does not run or returns no logits, AnatomyError if its curvature is not defined or would
+    miss a part.
     """
-    given = inputs.clone()
+    module = network.module
+    buffers = dict(module.named_buffers(remove_duplicate=False))
+    written = {"the inputs": inputs.clone(), **buffers}
+    before, parameters = noted(written), noted(dict(module.named_parameters()))
     with _kept_generators() as drew:
-        logits = _first_call(network, given)
-        # A network without this would change the caller's data, and its own at each call.
-        network.writes_to_inputs = not same(given, inputs)
-        again = network(inputs)
+        logits = _first_call(network, written["the inputs"])
+        written.update(module.named_buffers(remove_duplicate=False))
+        if changed(written, before):
+            for name, buffer in buffers.items():
+                owner, _, own = name.rpartition(".")
+                buffer.data = before[name][2]
+                module.get_submodule(owner)._buffers[own] = buffer
+            network.copy_what_it_writes_to()
+        again = network(inputs.clone())  # in the layout of the first: rounding depends on it
+    _refuse_written(changed(dict(module.named_parameters()), parameters))
     if drew():
         raise AnatomyError(
             "the network draws random numbers in eval mode, so that its curvature is not defined. "
@@ -40,13 +51,18 @@ def check_network(network: FlatNetwork, inputs: torch.Tensor) -> torch.Tensor:
             "the network returns other logits at a second call with the same inputs, so that its "
             "curvature is not defined. Leave out what it changes from call to call"
         )
+    _refuse_mixed_examples(network, inputs, logits)
     _refuse_hidden_parameters(network, inputs)
     return logits
 
 
-def same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Return whether two tensors are equal, NaN counting as equal to itself."""
-    return bool(((one == other) | ((one != one) & (other != other))).all())
+def _refuse_written(names: list[str]) -> None:
+    """Raise AnatomyError if the network writes to its parameters."""
+    if names:
+        raise AnatomyError(
+            f"the network writes to its parameters in forward ({', '.join(names[:NAMED])}), as "
+            "max_norm of nn.Embedding does, so that its curvature is not defined. Leave that out"
+        )
 
 
 def _first_call(network: FlatNetwork, inputs: torch.Tensor) -> torch.Tensor:
@@ -67,6 +83,26 @@ def _first_call(network: FlatNetwork, inputs: torch.Tensor) -> torch.Tensor:
     return logits
 
 
+def _refuse_mixed_examples(
+    network: FlatNetwork, inputs: torch.Tensor, logits: torch.Tensor
+) -> None:
+    """Raise AnatomyError if the logits of an example depend on the other examples."""
+    try:
+        apart = torch.cat([_first_call(network, some) for some in inputs.split(1)])
+    except ArgumentError as error:
+        cause = error.__cause__ or error
+        raise AnatomyError(
+            f"the network runs on {len(inputs)} examples but not on one: {type(cause).__name__}: "
+            f"{cause}. {CURE}"
+        ) from error
+    allowed = rounding(apart.device, apart.dtype) ** 0.5 * logits.abs().amax()
+    if bool(((apart - logits).abs() > allowed).any()):
+        raise AnatomyError(
+            "the network's logits of an example depend on the other examples of its batch, so that "
+            f"its curvature is not defined. {CURE}"
+        )
+
+
 def _refuse_hidden_parameters(network: FlatNetwork, inputs: torch.Tensor) -> None:
     """Raise AnatomyError if the network reads parameters that derivatives would miss.
 
@@ -74,7 +110,8 @@ def _refuse_hidden_parameters(network: FlatNetwork, inputs: torch.Tensor) -> Non
     """
     generator = torch.Generator().manual_seed(0)
     theta = network.theta
-    noise = torch.randn(len(theta), generator=generator, dtype=theta.dtype, device="cpu")
+    noise = torch.empty(len(theta), dtype=theta.dtype, device=torch.device("cpu"))
+    noise.uniform_(-1, 1, generator=generator)
     sizes = [piece.abs().mean().expand(piece.numel()) for piece in network.pieces(theta)]
     shift = SHIFT * noise.to(theta.device) * (torch.cat(sizes) + SHIFT)
     if _reads_all(network, inputs, shift):

@@ -1,14 +1,11 @@
-"""Checks of data and networks that are cheap enough for the start of a workflow.  No torch."""
+"""Checks of an image folder that are cheap enough for the start of a workflow.  No torch."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from pipeline.catalogue import FOLDER, LOADERS
 from pipeline.config import Dataset
-from pipeline.data.functions import check_arguments
 from pipeline.errors import DataError
 from pipeline.image_folder import class_folders, images_in
 
@@ -20,31 +17,6 @@ EIGHT_BIT = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX"} | {
     "LAB",
     "HSV",
 }
-
-
-def check_early(dataset: Dataset, *, data_root: str) -> None:
-    """Refuse a data set that is known to fail before any of its images is decoded.
-
-    An image folder is listed, and the header of each class's first image is read in both splits:
-    about 5 microseconds per file, and 0.2 milliseconds per class.  A custom source's module is
-    imported (as long as its own imports take) and its arguments are checked; the function is not
-    called.  Nothing is done for the built-in sources.  Raises AnatomyError or DataError.
-    """
-    dataset = dataset.resolved()
-    if dataset.source == FOLDER:
-        _check_folder(dataset)
-    elif dataset.source not in LOADERS:
-        arguments = {"split": "train", "data_root": data_root, **dataset.options}
-        check_arguments(dataset.source, "a data set's source", **arguments)
-
-
-def check_family_early(family: str, options: dict[str, Any]) -> None:
-    """Refuse a custom network whose function cannot be imported or does not take its arguments.
-
-    The function is not called: the cost is that of importing its module.
-    """
-    if ":" in family:
-        check_arguments(family, "a model's family", "in_shape", "classes", "norm", **options)
 
 
 def folder_paths(dataset: Dataset, split: str) -> tuple[tuple[str, ...], list[Path], np.ndarray]:
@@ -91,7 +63,12 @@ def refuse_deep(path: Path, mode: str) -> None:
         )
 
 
-def _check_folder(dataset: Dataset) -> None:
+def check_folder(dataset: Dataset) -> None:
+    """Refuse an image folder that is known to fail before its images are decoded.
+
+    The folder is listed, and the header of each class's first image is read in both splits. Raises
+    DataError.
+    """
     sizes: dict[tuple[int, int], Path] = {}
     for split in ("train", "test"):
         _, paths, labels = folder_paths(dataset, split)

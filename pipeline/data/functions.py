@@ -47,14 +47,6 @@ def _imported(module: str, path: str, place: str) -> ModuleType:
         ) from error
 
 
-def check_arguments(path: str, place: str, *arguments: Any, **options: Any) -> None:
-    """Refuse a function that cannot be imported or does not take the arguments.
-
-    It is not called: the cost is that of importing its module.
-    """
-    _check_arguments(function_at(path, place), path, arguments, options)
-
-
 def call_function(function: Callable[..., Any], path: str, *arguments: Any, **options: Any) -> Any:
     """Call a user's function.
 

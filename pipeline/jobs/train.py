@@ -2,15 +2,19 @@
 
 import csv
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
+import torch
+from torch import nn
+
 from pipeline.atomic import replacing, sha256
+from pipeline.catalogue import SPLITS
 from pipeline.data.checks import check_data
 from pipeline.data.custom import is_custom
-from pipeline.data.examples import run_examples
+from pipeline.data.examples import Examples, run_examples
 from pipeline.data_files import ABSENT, remember_fetched
 from pipeline.device import device_name, prepare, within_memory
 from pipeline.models.checks import check_outputs
@@ -36,28 +40,11 @@ def train_run(folder: Path, job: TrainJob, access: Access = AS_IS, *, save_every
     run = Run.from_path(folder)
     device = prepare(job.compute)
     results = results_of(folder)
-    checked = check_data(job.dataset, data_root=access.data_root, download=access.download)
-    # Only a user's function may return other examples when it is called again.
-    digests = {split: facts.digest for split, facts in checked.items() if is_custom(job.dataset)}
-    train_set, test_set = (
-        run_examples(
-            run, job, access, split, results=results, device=device, digest=digests.get(split)
-        )
-        for split in ("train", "test")
-    )
+    start = beginning(run, job, access, results=results, device=device)
+    train_set, test_set, network = start.train, start.test, start.network
+    in_shape = tuple(train_set.inputs.shape[1:])
     if job.data == ABSENT:
         remember_fetched(job.dataset, data_root=access.data_root, results=results)
-    in_shape = tuple(train_set.inputs.shape[1:])
-    network = build(
-        job.model,
-        run.norm,
-        in_shape,
-        len(train_set.class_names),
-        init=job.recipe.init,
-        seed=stream(run.seed, "init"),
-    ).to(device)
-    if job.model.family not in FAMILIES:
-        check_outputs(network, job.model, in_shape, len(train_set.class_names))
     with only_maker(folder / "run.json"), scratch_folder(folder, job) as scratch:
         history = train(
             network,
@@ -74,7 +61,7 @@ def train_run(folder: Path, job: TrainJob, access: Access = AS_IS, *, save_every
             "run": asdict(run),
             "in_shape": in_shape,
             "class_names": train_set.class_names,
-            "data_digests": digests,
+            "data_digests": start.digests,
             "diverged_epoch": history[-1].epoch if history[-1].diverged else None,
             "access": access.model_dump(mode="json"),
             "provenance": provenance(
@@ -85,6 +72,41 @@ def train_run(folder: Path, job: TrainJob, access: Access = AS_IS, *, save_every
             ),
         }
         _publish(folder, scratch, job.recipe.checkpoints, history, record)
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What a training starts from; ``digests`` are those of a custom source's splits, by name."""
+
+    train: Examples
+    test: Examples
+    network: nn.Module
+    digests: dict[str, str]
+
+
+def beginning(
+    run: Run, job: TrainJob, access: Access, *, results: Path, device: torch.device
+) -> Beginning:
+    """Return the training and test examples and the new network of a run, after all checks.
+
+    Raises DataError or AnatomyError if the data or the network cannot be trained on.
+    """
+    checked = check_data(job.dataset, data_root=access.data_root, download=access.download)
+    # Only a user's function may return other examples when it is called again.
+    digests = {split: facts.digest for split, facts in checked.items() if is_custom(job.dataset)}
+    train_set, test_set = (
+        run_examples(
+            run, job, access, split, results=results, device=device, digest=digests.get(split)
+        )
+        for split in SPLITS
+    )
+    in_shape, classes = tuple(train_set.inputs.shape[1:]), len(train_set.class_names)
+    seed = stream(run.seed, "init")
+    network = build(job.model, run.norm, in_shape, classes, init=job.recipe.init, seed=seed)
+    network.to(device)
+    if job.model.family not in FAMILIES:
+        check_outputs(network, job.model, in_shape, classes)
+    return Beginning(train_set, test_set, network, digests)
 
 
 def _publish(
