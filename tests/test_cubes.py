@@ -220,16 +220,20 @@ def test_absent_combinations_take_no_space(tmp_path):
     assert len(chunks) == 2
 
 
+ATTRIBUTES = {"long_name", "description", "units", "source"}
+
+
 @pytest.mark.parametrize("name", SCHEMA)
 def test_every_variable_says_what_it_is(name):
     for key, variable in SCHEMA[name].items():
-        assert variable.long_name, key
+        assert 0 < len(variable.long_name) <= 40, key  # an axis label
+        assert variable.description, key
         assert variable.units, key
         assert variable.source, key
     if name == "spectrum":
         cube = assemble(name, RUNS, placed())
         assert cube.trace.dims[:6] == RUN_DIMS
-        assert all(set(cube[key].attrs) == {"long_name", "units", "source"} for key in cube)
+        assert all(set(cube[key].attrs) == ATTRIBUTES for key in cube)
 
 
 def history(root, run, lines, **recipe):

@@ -8,7 +8,7 @@ import torch
 from small_run import RECIPE, folder_of, job_of, parts_of
 
 from pipeline import open_run
-from pipeline.anatomy.overlap import eigenspace_overlap
+from pipeline.anatomy.overlap import eigenspace_overlap, from_cosines
 from pipeline.atomic import sha256
 from pipeline.config import FNet
 from pipeline.cubes.eigenspaces import eigenspace
@@ -156,15 +156,15 @@ def test_a_new_seed_computes_its_own_pairs_and_reads_each_space_once(root, monke
     first = overlaps(root, (0, 1))
     computed, read = [], []
 
-    def counted(U, V):
-        computed.append(U.shape)
-        return eigenspace_overlap(U, V)
+    def counted(cosines):
+        computed.append(cosines.shape)
+        return from_cosines(cosines)
 
     def noted(part, layer):
         read.append(layer)
         return eigenspace(part, layer)
 
-    monkeypatch.setattr(overlap, "eigenspace_overlap", counted)
+    monkeypatch.setattr(overlap, "from_cosines", counted)
     monkeypatch.setattr(overlap, "eigenspace", noted)
     second = overlaps(root, (0, 1, 2))
     assert len(computed) == 2 * 2  # pairs (0, 2) and (1, 2), two layers
