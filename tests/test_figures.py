@@ -12,6 +12,7 @@ from pipeline.catalogue import FIGURES
 from pipeline.cubes.assemble import Placed, assemble
 from pipeline.cubes.schema import SCHEMA
 from pipeline.cubes.store import to_zarr
+from pipeline.cubes.variable import RUN_DIMS
 from pipeline.figures import power_law, style
 from pipeline.figures.spectral import checkpoint, count_above, curve, mean_and_error
 from pipeline.jobs import figure
@@ -297,3 +298,16 @@ def test_outliers_that_were_not_counted_are_said_to_be_so(name):
     texts = [text.get_text() for panel in drawn.axes for text in panel.texts]
     plt.close(drawn)
     assert name == "attribution" or any("outliers not counted" in text for text in texts)
+
+
+def test_a_placeholder_is_no_panel():
+    part = CUBES["hierarchy"].isel(knockout=[]).isel(dict.fromkeys(RUN_DIMS, 0))
+    part = part.sel(epoch=0, split="train").drop_dims("knockout")
+    placed = Placed(asdict(RUNS[0]) | {"epoch": 0, "split": "train"}, part)
+    cube = assemble("hierarchy", RUNS[:1], [placed])
+    assert cube.knockout.values.tolist() == [""]
+    with style.theme():
+        drawn = figure.FIGURES["knockout"]({"hierarchy": cube}, SETTINGS)
+    assert not any(panel.lines for panel in drawn.axes)
+    assert all(text.get_text() for panel in drawn.axes for text in panel.texts)
+    plt.close(drawn)

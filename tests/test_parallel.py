@@ -29,6 +29,7 @@ ROUNDING = (
     "layer_residual",
     "bottom_residual",
     "identity_error",
+    "identity_error_stderr",
     "embedding",
     "embedding_divergence",
     "residual_share",

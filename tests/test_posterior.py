@@ -2,6 +2,7 @@
 
 from math import exp, log, pi, sqrt
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -45,7 +46,7 @@ def network(seed, classes=2, kind="fnet"):
     return nn.Sequential(*layers).double().eval()
 
 
-def task(method="base", settings=SETTINGS, count=70, kind="fnet"):
+def task(method="base", settings=SETTINGS, count=70, kind="fnet", seed=3):
     train = blobs(count, seed=1)
     trained, initial = network(0, kind=kind), network(0, kind=kind)
     optimiser = torch.optim.SGD(trained.parameters(), lr=0.1)
@@ -60,7 +61,7 @@ def task(method="base", settings=SETTINGS, count=70, kind="fnet"):
         test=blobs(400, seed=2),
         settings=settings,
         method=method,
-        seed=3,
+        seed=seed,
         options={"chunk": 40},
         label="small",
     )
@@ -303,8 +304,20 @@ def test_the_sampled_errors_are_the_mean_over_networks(tmp_path):
                 logits = torch.func.functional_call(problem.network, sample, (some.inputs,))
                 wrong[place] += (logits.argmax(-1) != some.labels).double().mean() / 2000
     found = sampled_errors(problem, start)
-    assert found == pytest.approx(wrong.tolist(), abs=0.01)
-    assert min(found) > 0.02
+    errors = [error for error, _ in found]
+    assert errors == pytest.approx(wrong.tolist(), abs=0.01)
+    assert min(errors) > 0.02
+
+
+def test_the_standard_error_is_the_spread_of_independent_samples():
+    start = posterior_at(task().network, {}, half_log_lambda=-3.0)
+    settings = SETTINGS.model_copy(update={"samples": 40})
+    found = np.array(
+        [sampled_errors(task(settings=settings, seed=seed), start) for seed in range(60)]
+    )
+    spread, stderr = found[:, :, 0].std(0, ddof=1), found[:, :, 1].mean(0)
+    assert (spread / 1.4 < stderr).all()
+    assert (stderr < 1.4 * spread).all()
 
 
 def test_what_training_changed_beside_the_parameters_is_refused():

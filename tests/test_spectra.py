@@ -8,7 +8,7 @@ from scipy.sparse.linalg import eigsh
 
 from pipeline.curvature.base import Deflated, Dense
 from pipeline.spectra import density, lanczos_quadrature, top_eigenpairs, trace_estimate
-from pipeline.spectra.lanczos import gaussian, lanczos, orthogonality
+from pipeline.spectra.lanczos import gaussian, lanczos, orthogonality, root_ratio
 from pipeline.spectra.outliers import count_outliers
 from pipeline.spectra.powerlaw import fit_power_law
 from pipeline.spectra.semicircle import Semicircle, fit_semicircle
@@ -434,3 +434,17 @@ def test_outliers_of_too_few_eigenvalues_are_not_counted(values):
 def test_eight_eigenvalues_are_enough_to_count():
     assert count_outliers(np.r_[9, np.linspace(1, 0.9, 7)]).count == 1
     assert count_outliers(np.linspace(2, 1, 8)).count == 0
+
+
+def test_the_error_of_a_ratio_is_the_spread_of_independent_ones():
+    draw = np.random.default_rng(0)
+    for known in ((0.0, 0.0), (0.5, 2.0)):
+        squares = draw.chisquare(5, (400, 30))
+        errors = 0.1 * squares + 0.2 * draw.chisquare(3, squares.shape)
+        pairs = zip(errors, squares, strict=True)
+        found = np.array([root_ratio(*pair, known=known) for pair in pairs])
+        assert found[:, 1].mean() == pytest.approx(found[:, 0].std(), rel=0.15)
+        mean = (0.1 * 5 + 0.2 * 3 + known[0]) / (5 + known[1])
+        assert found[:, 0].mean() == pytest.approx(mean**0.5, rel=0.01)
+    assert np.isnan(root_ratio(np.ones(1), np.ones(1))[1])
+    assert np.isnan(root_ratio(np.ones(3), np.zeros(3))).all()

@@ -7,11 +7,13 @@ import shutil
 import subprocess
 import sys
 from importlib.metadata import version
+from itertools import combinations
 
 import numpy as np
 import pytest
 import xarray as xr
 from PIL import Image
+from test_combined_cubes import assert_kept
 from workflow import ROOT, TINY, begin, changed, planned, snakemake
 
 from pipeline import open_run
@@ -34,6 +36,15 @@ def test_two_commands_give_cubes_and_figures(finished):
         for suffix in ("svg", "png"):
             assert (finished / f"results/figures/{name}.{suffix}").stat().st_size > 5000
     assert "not in this experiment" in (finished / "results/comparison.csv").read_text()
+
+
+def test_all_pairs_of_cubes_are_merged(finished):
+    cubes = [xr.open_zarr(path).load() for path in (finished / "results/cubes").glob("*.zarr")]
+    assert len(cubes) == 7
+    for parts in combinations(cubes, 2):
+        whole = xr.merge(parts, join="outer", compat="no_conflicts")
+        for part in parts:
+            assert_kept(whole, part)
 
 
 def test_a_block_of_the_grid_is_in_the_cubes_that_it_names(finished):

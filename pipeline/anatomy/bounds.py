@@ -21,6 +21,7 @@ from pipeline.device import release
 from pipeline.errors import AnatomyError
 from pipeline.prior import highest_half_log_lambda
 from pipeline.progress import progress, say
+from pipeline.spectra.lanczos import mean_and_error
 from pipeline.stages import Bounds
 from pipeline.streams import stream
 from pipeline.training.checkpoint import State, save_state, waiting_state
@@ -86,7 +87,9 @@ class BoundFound:
     kl: float
     half_log_lambda: float
     stochastic_error_train: float
+    stochastic_error_train_stderr: float
     stochastic_error_test: float
+    stochastic_error_test_stderr: float
     stochastic_error_limit: float
     mean_error_train: float
     mean_error_test: float
@@ -214,7 +217,7 @@ def bound_found(task: Task, posterior: Posterior) -> BoundFound:
     half_log_lambda = scales.half_log_lambda(index)
     release()  # what the search took: float64 copies need the room
     kl = _kl_in_double(task, posterior, half_log_lambda)
-    error, test_error = sampled_errors(task, posterior)
+    (error, stderr), (test_error, test_stderr) = sampled_errors(task, posterior)
     limit = sampled_limit(error, samples=settings.samples, delta=settings.sampling_delta)
     terms = {"examples": examples, "delta": settings.delta}
     mean = copy.deepcopy(task.network)
@@ -230,7 +233,9 @@ def bound_found(task: Task, posterior: Posterior) -> BoundFound:
         kl=kl,
         half_log_lambda=half_log_lambda,
         stochastic_error_train=error,
+        stochastic_error_train_stderr=stderr,
         stochastic_error_test=test_error,
+        stochastic_error_test_stderr=test_stderr,
         stochastic_error_limit=limit,
         **accuracies,
     )
@@ -243,23 +248,24 @@ def _kl_in_double(task: Task, posterior: Posterior, half_log_lambda: float) -> f
 
 
 @torch.no_grad()
-def sampled_errors(task: Task, posterior: Posterior) -> tuple[float, float]:
-    """Return the posterior's mean error on training and on test examples.
+def sampled_errors(
+    task: Task, posterior: Posterior
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return the posterior's mean error on training and on test examples, with standard errors.
 
     Each of ``samples`` draws is a network and, for it, a batch of each split, drawn with
     replacement: independent numbers in [0, 1], as the confidence of their mean asks for.
     """
     settings = task.settings
     draw = _generator(task, "samples")
-    wrong = torch.zeros(2, dtype=torch.float64, device=task.train.inputs.device)
+    device = task.train.inputs.device
+    wrong = torch.zeros(2, settings.samples, dtype=torch.float64, device=device)
     label = f"{task.label}, sampling"
-    for _ in progress(range(settings.samples), total=settings.samples, label=label):
+    for i in progress(range(settings.samples), total=settings.samples, label=label):
         sample = posterior.sample(draw)
         for place, examples in enumerate((task.train, task.test)):
-            chosen = torch.randint(
-                len(examples), (settings.batch,), generator=draw, device=wrong.device
-            )
+            chosen = torch.randint(len(examples), (settings.batch,), generator=draw, device=device)
             logits = functional_call(task.network, sample, (examples.inputs[chosen],))
-            wrong[place] += (logits.argmax(-1) != examples.labels[chosen]).double().mean()
-    train_error, test_error = (wrong / settings.samples).tolist()
-    return train_error, test_error
+            wrong[place, i] = (logits.argmax(-1) != examples.labels[chosen]).double().mean()
+    train, test = (mean_and_error(errors) for errors in wrong.cpu().numpy())
+    return train, test

@@ -82,8 +82,7 @@ def _approximate(network: Network, layers: list[str]) -> Approximation:
     full = network.settings.full
     output = output_hessian(network.model, network.data, layers=layers, **network.options)
     longest, dimension = longest_direction(output, network.model), output.operator.shape[0]
-    asked, most = full, min(MOST * full, dimension)
-    while True:
+    for asked in rounds(full, dimension):
         parts = _top(network, output.operator, "output", asked)
         kept = leading(parts.converged)
         sigma = parts.values[:kept]
@@ -93,15 +92,23 @@ def _approximate(network: Network, layers: list[str]) -> Approximation:
         order = np.argsort(-values, kind="stable")[:full]
         bound = longest * max(0.0, sigma[-1]) if 0 < kept < dimension else 0.0
         sure = int((values[order] >= bound).sum())
-        if sure == min(full, dimension) or kept < asked or asked >= most:
+        if sure == min(full, dimension) or kept < asked:
             break
-        asked = min(2 * asked, most)
     if sure < len(order):
         say(f"eigenvalues from Kronecker parts: {sure} of {len(order)} are surely the largest")
     # Without a converged pair the first one stands for the basis, as for Hess.
     chosen = parts.vectors.T[order if kept else [0]]
     W = torch.stack([_direction(output, network, u) for u in chosen], 1)
     return Approximation(values[order], torch.linalg.qr(W)[0], sure)
+
+
+def rounds(full: int, dimension: int) -> list[int]:
+    """Return how many pairs of the output Hessian are computed, at most, in each round."""
+    most = min(MOST * full, dimension)
+    counts = [full]
+    while counts[-1] < most:
+        counts.append(min(2 * counts[-1], most))
+    return counts
 
 
 def _direction(output: OutputHessian, network: Network, u: torch.Tensor) -> torch.Tensor:

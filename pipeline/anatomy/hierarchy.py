@@ -22,7 +22,7 @@ from pipeline.curvature.sandwich import gauss_newton
 from pipeline.curvature.watched import Watched
 from pipeline.device import release
 from pipeline.progress import Progress
-from pipeline.spectra.lanczos import Quadrature, gaussian, lanczos_quadrature
+from pipeline.spectra.lanczos import Quadrature, gaussian, lanczos_quadrature, root_ratio
 from pipeline.streams import stream
 
 CHECKED = 2  # vectors that the identity is checked with
@@ -82,7 +82,8 @@ class Hierarchy:
     C(C - 2), where their Gram matrix fits.  ``traces`` are by component; ``within`` (C, C) is B2's,
     split by class pair.  ``quadratures`` are by component or knockout, ``of_class`` those of B2_c.
     ``pairs`` are the class pairs with their Gram matrix; ``embedding`` has the centres of their
-    classes first, then the pairs.  ``identity_error`` is ||(A1 + A2 + B1 + B2 - G) V|| / ||G V||.
+    classes first, then the pairs.  ``identity_error`` is ||(A1 + A2 + B1 + B2 - G) V|| / ||G V||,
+    with its standard error over the columns of V.
     """
 
     shares: np.ndarray
@@ -95,6 +96,7 @@ class Hierarchy:
     embedding: Embedding
     embedding_seed: int
     identity_error: float
+    identity_error_stderr: float
 
 
 def hierarchy(network: Network) -> Hierarchy:
@@ -102,7 +104,7 @@ def hierarchy(network: Network) -> Hierarchy:
     settings, classes = network.settings, network.classes
     chosen = chosen_classes(classes, settings.classes)
     operator = component(network.model, network.data, name="G", **network.options)
-    error = identity_error(network, operator)
+    error, error_stderr = identity_error(network, operator)
     pairs = _pairs(network, all_pairs(chosen))
     if len(chosen) == classes:
         centres = whole = pairs
@@ -131,6 +133,7 @@ def hierarchy(network: Network) -> Hierarchy:
         embedding=_embedding(pairs, chosen, settings.perplexity or len(chosen), seed),
         embedding_seed=seed,
         identity_error=error,
+        identity_error_stderr=error_stderr,
     )
 
 
@@ -142,8 +145,11 @@ def chosen_classes(classes: int, count: int) -> list[int]:
     return sorted(generator.choice(classes, count, replace=False).tolist())
 
 
-def identity_error(network: Network, operator: Component) -> float:
-    """Return ||(A1 + A2 + B1 + B2 - G) V|| / ||G V||, each of the five multiplied by itself."""
+def identity_error(network: Network, operator: Component) -> tuple[float, float]:
+    """Return ||(A1 + A2 + B1 + B2 - G) V|| / ||G V|| and its standard error.
+
+    Each of the five matrices is multiplied by itself.
+    """
     seeds = [stream(network.seed, "identity", i) for i in range(CHECKED)]
     V = torch.stack([gaussian(operator, seed) for seed in seeds], 1)
     options = network.options | {"memory_gb": 0.0}  # the components' own chunks are kept
@@ -151,7 +157,10 @@ def identity_error(network: Network, operator: Component) -> float:
     if not bool(torch.isfinite(expected).all()):
         raise FloatingPointError("products are not finite")
     found = torch.stack([operator.named(part) @ V for part in PARTS]).sum(0)
-    return float((found - expected).norm() / expected.norm())
+    errors, squares = (
+        columns.double().square().sum(0).cpu().numpy() for columns in (found - expected, expected)
+    )
+    return root_ratio(errors, squares)
 
 
 def _all_fit(network: Network, operator: Component) -> bool:

@@ -20,7 +20,7 @@ from pipeline.curvature.problem import Options
 from pipeline.curvature.watched import watched
 from pipeline.progress import say
 from pipeline.spectra.eigenpairs import basis_size, top_eigenpairs
-from pipeline.spectra.lanczos import gaussian, mean_and_error
+from pipeline.spectra.lanczos import gaussian, root_ratio
 from pipeline.stages import Layers
 from pipeline.streams import stream
 
@@ -180,15 +180,8 @@ def decoupling_error(
         ]
     )
     errors, squares = samples.T
-    error += errors.sum() if exact else errors.mean()
-    square += squares.sum() if exact else squares.mean()
-    if not square > 0:
-        return np.nan, np.nan
-    ratio = (error / square) ** 0.5
-    if exact or not error > 0:
-        return ratio, 0.0
-    _, stderr = mean_and_error(errors / error - squares / square)
-    return ratio, ratio / 2 * stderr
+    ratio, stderr = root_ratio(errors, squares, known=(error, square))
+    return ratio, 0.0 if exact and np.isfinite(ratio) else stderr
 
 
 def _times(M: torch.Tensor, xx: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

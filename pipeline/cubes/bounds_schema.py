@@ -44,12 +44,26 @@ BOUNDS_SCHEMA: dict[str, dict[str, Variable]] = {
             "1",
             _SOURCE,
         ),
+        "stochastic_error_train_stderr": Variable(
+            _BASIS,
+            "standard error of the training error",
+            "standard error of stochastic_error_train over the drawn networks",
+            "1",
+            "docs/method.md",
+        ),
         "stochastic_error_test": Variable(
             _BASIS,
             "stochastic test error",
             "error of networks drawn from the posterior, test examples",
             "1",
             _SOURCE,
+        ),
+        "stochastic_error_test_stderr": Variable(
+            _BASIS,
+            "standard error of the test error",
+            "standard error of stochastic_error_test over the drawn networks",
+            "1",
+            "docs/method.md",
         ),
         "stochastic_error_limit": Variable(
             _BASIS,

@@ -131,6 +131,13 @@ HIERARCHY_SCHEMA: dict[str, dict[str, Variable]] = {
             "1",
             "docs/method.md",
         ),
+        "identity_error_stderr": Variable(
+            _PLACE,
+            "standard error of identity_error",
+            "standard error of identity_error over the columns of V",
+            "1",
+            "docs/method.md",
+        ),
         **SIZES,
     },
 }

@@ -17,6 +17,20 @@ for these it holds one label more of each dimension in turn (`n_per_class`, `see
 until it is not. What is absent is not written: a cube that would be terabytes if it were dense
 takes what its parts hold, is gathered one part at a time, and `sel` reads the chunks asked for.
 
+Each variable has a short `long_name` (label), a `description`, `units` and a `source`. A
+dimension that has no labels in an experiment (`knockout` without knockouts, say) has one entry,
+"" or 0, whose values are all NaN: xarray combines no dimension of length zero.
+
+A name means the same in every cube, so that cubes are combined without renaming. Two cubes of one
+experiment, or of two experiments, are merged by
+
+    xr.merge([one, other], join="outer", compat="no_conflicts")
+
+`xr.concat([one, other], "dataset", join="outer", data_vars="minimal")` does the same for
+experiments of different data sets. `xr.combine_by_coords` needs labels in growing order and
+`join="outer", compat="no_conflicts", data_vars="minimal", combine_attrs="drop_conflicts"`, because
+each cube has its own `provenance`.
+
 S is "Measuring the Spectrum of Deepnet Hessians", D is "Dissecting Hessian".
 """
 

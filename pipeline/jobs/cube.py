@@ -11,6 +11,7 @@ from pipeline.provenance import provenance
 from pipeline.scratch import only_maker
 from pipeline.tasks import CubeJob
 
+SEED_DIMS = ("seed", "seed_a", "theory_seed")
 CUBES = {
     "training": training_cube,
     "spectrum": partial(part_cube, "spectrum"),
@@ -32,6 +33,6 @@ def write_cube_of(name: str, job: CubeJob) -> None:
             settings=job.model_dump(mode="json"),
             code=job.code,
             device=", ".join(sorted(gathered.devices)),
-            seeds=list(coords["seed" if "seed" in coords else "seed_a"]),
+            seeds=list(next(coords[dim] for dim in SEED_DIMS if dim in coords)),
         )
         write_cube(gathered, target, attrs=attributes(about))

@@ -66,6 +66,7 @@ def _dataset(found: Hierarchy, job: HierarchyJob, class_names: tuple[str, ...]) 
         "embedding_divergence": found.embedding.divergence,
         "embedding_seed": float(found.embedding_seed),
         "identity_error": found.identity_error,
+        "identity_error_stderr": found.identity_error_stderr,
     }
     for prefix, dim, quadratures in (
         ("component", "component", [found.quadratures.get(name) for name in COMPONENTS]),

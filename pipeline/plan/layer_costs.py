@@ -1,5 +1,6 @@
 """What layers, overlaps, random networks and bounds cost."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
@@ -7,6 +8,7 @@ import torch
 
 from pipeline.anatomy import theory
 from pipeline.anatomy.bounds import basis_changes
+from pipeline.anatomy.full_kronecker import rounds
 from pipeline.anatomy.layerwise import EXACT, fitting, pairs_asked
 from pipeline.config import Config
 from pipeline.curvature.base import Dense
@@ -25,11 +27,19 @@ def layers_cost(config: Config, network: NetworkFacts, room: Room, *, examples: 
     single = [_layer_cost(config, network, room, layer, examples) for layer in layers]
     each = examples * network.product("Hess", kept=room.kept(network, examples))
     shifts = sum(layer.outputs * layer.positions for layer in layers)
+    full = config.layers.full
     both = [
         replace(cost + Cost(SET_UP, SET_UP * each), work=cost.work + room.taken(network, examples))
         for cost in (
-            _whole_cost(config, "the whole Hessian", network.parameters, room, each),
-            _whole_cost(config, "the output Hessian", max(1, shifts), room, each),
+            _whole_cost(config, "the whole Hessian", network.parameters, room, each, pairs=[full]),
+            _whole_cost(
+                config,
+                "the output Hessian",
+                max(1, shifts),
+                room,
+                each,
+                pairs=rounds(full, max(1, shifts)),
+            ),
         )
     ]
     total = sum([*single, *both], Cost(held=room.loaded(network, examples)))
@@ -64,12 +74,18 @@ def _fitting(config: Config, asked: int, size: int, room: Room) -> int:
     return fitting(asked, like, int(room.basis))
 
 
-def _whole_cost(config: Config, name: str, size: int, room: Room, each: float) -> Cost:
-    """Return the cost of ``layers.full`` eigenpairs of the whole network, or of those with room."""
-    k = _fitting(config, config.layers.full, size, room)
-    fewer = f"compute.basis_gb has room for {k} eigenpairs of {name}, fewer than layers.full"
-    cost = eigenpairs_cost(size, k, room, each)
-    return replace(cost, notes=(fewer,) if k < config.layers.full else ())
+def _whole_cost(
+    config: Config, name: str, size: int, room: Room, each: float, *, pairs: Sequence[int]
+) -> Cost:
+    """Return the cost of the eigenpairs of the whole network: ``pairs`` of them in each round.
+
+    Fewer are computed if their basis exceeds the memory budget; no round follows then.
+    """
+    fit = [_fitting(config, asked, size, room) for asked in pairs]
+    done = 1 + sum(k == asked for k, asked in zip(fit[:-1], pairs[:-1], strict=True))
+    cost = sum((eigenpairs_cost(size, k, room, each) for k in fit[:done]), Cost())
+    fewer = f"compute.basis_gb has room for {fit[0]} eigenpairs of {name}, fewer than layers.full"
+    return replace(cost, notes=(fewer,) if fit[0] < pairs[0] else ())
 
 
 def _layer_cost(

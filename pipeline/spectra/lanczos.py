@@ -207,6 +207,23 @@ def _in_cache(rows: torch.Tensor) -> Sequence[torch.Tensor]:
     return [rows] if rows.is_cuda else rows.split(IN_CACHE, dim=1)
 
 
+def root_ratio(
+    errors: np.ndarray, squares: np.ndarray, *, known: tuple[float, float] = (0.0, 0.0)
+) -> tuple[float, float]:
+    """Return sqrt(mean(errors) / mean(squares)) and its standard error to first order.
+
+    ``known`` are exact shares that are added to the two means.  The error is NaN for one sample.
+    """
+    error, square = errors.mean() + known[0], squares.mean() + known[1]
+    if not square > 0:
+        return np.nan, np.nan
+    ratio = float((error / square) ** 0.5)
+    if not error > 0:
+        return ratio, 0.0
+    _, stderr = mean_and_error(errors / error - squares / square)
+    return ratio, ratio / 2 * stderr
+
+
 def mean_and_error(samples: np.ndarray) -> tuple[float, float]:
     """Return the mean of independent samples and its standard error, NaN for a single one."""
     error = samples.std(ddof=1) / np.sqrt(len(samples)) if len(samples) > 1 else np.nan
