@@ -4,7 +4,7 @@ A network is a list of Python expressions, each a module or a function of the ac
 the line that a failed test prints makes the same network again.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import torch
@@ -247,7 +247,7 @@ def spec(random: Random) -> Spec:
         shape = (60 // classes,)
     steps.append(f"nn.Linear({shape[0]}, {classes})")
     layouts = ["contiguous"] * 4 + ["transposed"] + ["channels_last"] * (len(first) == 3)
-    return Spec(
+    made = Spec(
         steps=tuple(steps),
         shape=first,
         classes=classes,
@@ -255,6 +255,11 @@ def spec(random: Random) -> Spec:
         chunk=random.choice([4, 4, 4, 7, 1, 5]),
         layout=random.choice(layouts),
     )
+    try:
+        made.network()(made.data()[0].clone())
+    except RuntimeError:  # a view that this layout of the inputs does not allow
+        return replace(made, layout="contiguous")
+    return made
 
 
 def result(steps, step, first, *, learned=False):
