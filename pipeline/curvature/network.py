@@ -1,8 +1,6 @@
 """A network as a function of one flat parameter vector."""
 
-import copy
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -11,22 +9,20 @@ from torch import nn
 from torch.autograd.graph import Node
 from torch.func import functional_call, vjp, vmap
 from torch.nn.modules.conv import _ConvNd
-from torch.overrides import TorchFunctionMode
 
 from pipeline.curvature.attention import plain_attention
 from pipeline.curvature.derivatives import along, map_rows
-from pipeline.curvature.modes import outside_inference
+from pipeline.curvature.eval_copy import (
+    differentiated,
+    eval_copy,
+    places,
+    refuse_types,
+    unwrapped,
+)
 from pipeline.device import rounding
 from pipeline.errors import ArgumentError
 
 ERROR = "torch::autograd::Error"  # what autograd calls the place of a missing derivative
-
-# Wrappers that only pass calls on to the network that they hold, by the attribute that holds it.
-WRAPPERS = {
-    "DataParallel": "module",
-    "DistributedDataParallel": "module",
-    "OptimizedModule": "_orig_mod",
-}
 
 
 class FlatNetwork:
@@ -39,9 +35,9 @@ class FlatNetwork:
     """
 
     def __init__(self, model: nn.Module, only: Sequence[str] | None = None) -> None:
-        self.module = _copied(model)
+        self.module = eval_copy(model)
         parameters = dict(self.module.named_parameters())
-        _refuse_types(parameters)
+        refuse_types(parameters)
         if only is not None:
             parameters = {name: parameters[name] for name in only}
         self.names = tuple(parameters)
@@ -49,6 +45,7 @@ class FlatNetwork:
         self._sizes = [parameter.numel() for parameter in parameters.values()]
         # clone: of a single tensor cat may return a view.
         self.theta = torch.cat([x.flatten().clone() for x in parameters.values()])
+        self._places = places(self.module)
         self.writes_to_inputs = False
 
     @property
@@ -94,8 +91,7 @@ class FlatNetwork:
 
     def logits_of(self, pieces: Sequence[torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
         """Return the logits (N, C) at the parameters ``pieces``."""
-        named = dict(zip(self.names, pieces, strict=True))
-        return self._called(lambda x: functional_call(self.module, named, (x,)), inputs)
+        return self._called(self._exchanged(dict(zip(self.names, pieces, strict=True))), inputs)
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return the logits (N, C) at the network's own parameters."""
@@ -107,30 +103,40 @@ class FlatNetwork:
 
         def logits(inputs: torch.Tensor) -> torch.Tensor:
             inputs = inputs.double() if inputs.is_floating_point() else inputs
-            return self._called(lambda x: functional_call(self.module, named, (x,)), inputs)
+            return self._called(self._exchanged(named), inputs)
 
         return logits
 
+    def _exchanged(self, named: Mapping[str, torch.Tensor]) -> Callable[[torch.Tensor], Any]:
+        """Return the network with some of its tensors exchanged.
+
+        functional_call's own ``tie_weights`` names a module's tensor twice if the module has two
+        names, and then restores the exchanged tensor in place of the network's own.
+        """
+        everywhere = {place: x for name, x in named.items() for place in self._places[name]}
+        return lambda x: functional_call(self.module, everywhere, (x,), tie_weights=False)
+
     def _called(self, call: Callable[[torch.Tensor], Any], inputs: torch.Tensor) -> torch.Tensor:
-        if self.writes_to_inputs:
-            inputs = inputs.clone()
         with plain_attention():
             return logits_in(call(inputs))
 
-    @contextmanager
-    def shifted(self, by: torch.Tensor) -> Iterator[None]:
-        """Add ``by`` (p,) to the parameter tensors themselves within."""
-        parameters = dict(self.module.named_parameters())
-        own = [parameters[name] for name in self.names]
-        try:
-            with torch.no_grad():
-                for parameter, piece in zip(own, self.pieces(by), strict=True):
-                    parameter.add_(piece)
-            yield
-        finally:
-            with torch.no_grad():
-                for parameter, piece in zip(own, self.pieces(self.theta), strict=True):
-                    parameter.copy_(piece)
+    def keep_inputs(self) -> None:
+        """Let the network work on copies of its inputs, because it writes to them."""
+        self.writes_to_inputs = True
+        self.module.register_forward_pre_hook(lambda _module, args: tuple(x.clone() for x in args))
+
+    def hidden(self, example: torch.Tensor, model: nn.Module) -> list[str]:
+        """Return the parameters that the network reads otherwise than from its modules.
+
+        They are leaves of the logits' graph besides ``theta``: tensors of the copy, from a list
+        say, or of the caller's ``model``, from a closure.
+        """
+        with torch.enable_grad(), differentiated(self.module), differentiated(model):
+            theta = self.theta.detach().requires_grad_()
+            leaves = {id(leaf) for leaf in _leaves(self.logits(theta, example).grad_fn)}
+        named = (*self.module.named_parameters(), *unwrapped(model).named_parameters())
+        read = {name for name, parameter in named if id(parameter) in leaves}
+        return [name for name in self.names if name in read]
 
     @torch.no_grad()
     def refusal(self, example: torch.Tensor) -> str | None:
@@ -178,74 +184,6 @@ class FlatNetwork:
         return any(node.name() == ERROR for node in _graph(gradient[0].grad_fn))
 
 
-class _CopiesOfResults(TorchFunctionMode):
-    """Lets deepcopy copy tensors that an operation made: old-style norms and pruning keep some."""
-
-    def __torch_function__(
-        self,
-        function: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        if function is torch.Tensor.__deepcopy__ and not args[0].is_leaf:
-            tensor, memo = args
-            memo[id(tensor)] = tensor.detach().clone()
-            return memo[id(tensor)]
-        return function(*args, **(kwargs or {}))
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    """Return a copy of the network in eval mode, without its wrappers and its hooks' results."""
-    while type(model).__name__ in WRAPPERS and isinstance(model, nn.Module):
-        model = getattr(model, WRAPPERS[type(model).__name__])
-    if not isinstance(model, nn.Module):
-        raise ArgumentError(
-            f"model is a {type(model).__name__}. Give a torch.nn.Module that returns logits"
-        )
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ArgumentError(
-            "model is a TorchScript module, whose parameters cannot be exchanged. Give the "
-            "torch.nn.Module that it was made from"
-        )
-    lazy = nn.parameter.UninitializedTensorMixin
-    if any(isinstance(x, lazy) for x in (*model.parameters(), *model.buffers())):
-        raise ArgumentError(
-            "model has lazy parameters without a shape. Call it once on an example first"
-        )
-    with _CopiesOfResults():
-        module = copy.deepcopy(model)
-    module.eval()  # a network's own train() need not return it
-    module.requires_grad_(False)
-    for parameter in module.parameters():
-        parameter.data = outside_inference(parameter.data)
-    for owner in module.modules():
-        for name, buffer in owner._buffers.items():
-            if buffer is not None:
-                owner._buffers[name] = outside_inference(buffer)
-    return module
-
-
-def _refuse_types(parameters: Mapping[str, torch.Tensor]) -> None:
-    """Raise ArgumentError if the parameters are none, or not of one floating type and device."""
-    if not parameters:
-        raise ArgumentError("model has no parameters, so that it has no Hessian")
-    for kind, of in (("types", lambda x: x.dtype), ("devices", lambda x: x.device)):
-        seen = {str(of(parameter)): name for name, parameter in parameters.items()}
-        if len(seen) > 1:
-            shown = ", ".join(f"{name} {value}" for value, name in seen.items())
-            raise ArgumentError(
-                f"model has parameters of several {kind} ({shown}). Move all to one, such as "
-                "model.float() or model.to(device)"
-            )
-    name, first = next(iter(parameters.items()))
-    if first.dtype not in (torch.float32, torch.float64):
-        raise ArgumentError(
-            f"model has parameters of {first.dtype} ({name}), too coarse or of the wrong kind for "
-            "second derivatives. Call model.float() or model.double() first"
-        )
-
-
 def logits_in(output: Any) -> torch.Tensor:
     """Return the logits in what a network returns: a tensor, or the one named ``logits``.
 
@@ -273,6 +211,11 @@ def _plain_attributes(module: nn.Module) -> Iterator[tuple[str, str]]:
     for name, value in vars(module).items():
         if isinstance(value, int | float | str | tuple | list | torch.Size | type(None)):
             yield name, repr(value)
+
+
+def _leaves(root: Node | None) -> list[torch.Tensor]:
+    """Return the tensors at which autograd would end from ``root``."""
+    return [node.variable for node in _graph(root) if hasattr(node, "variable")]
 
 
 def _graph(root: Node | None) -> set[Node]:

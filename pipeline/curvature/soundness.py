@@ -1,35 +1,34 @@
 """Checks of a network before it is differentiated: what would make its curvature wrong silently."""
 
-import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
-
-import numpy as np
 import torch
+from torch import nn
 
 from pipeline.curvature.network import FlatNetwork
 from pipeline.device import rounding
 from pipeline.errors import AnatomyError, ArgumentError
+from pipeline.models.randomness import kept_generators
 
-SHIFT = 0.1  # of the parameters' own size
 NAMED = 3  # parameters that an error names
 
 
 @torch.no_grad()
-def check_network(network: FlatNetwork, inputs: torch.Tensor) -> torch.Tensor:
+def check_network(network: FlatNetwork, inputs: torch.Tensor, model: nn.Module) -> torch.Tensor:
     """Return the logits (N, C) of a few ``inputs`` after all checks.
 
-    Sets ``network.writes_to_inputs``. Raises ArgumentError if the network does not run or returns
-    no logits, AnatomyError if two calls differ, if it draws random numbers, or if it reads
-    parameters otherwise than as attributes of its modules.
+    ``network`` is the copy of the caller's ``model``; from now on it works on copies of its inputs
+    if it writes to them. Raises ArgumentError if the network does not run or returns no logits,
+    AnatomyError if two calls differ, if it draws random numbers, if it changes its own tensors, if
+    an example's logits depend on the other examples, or if it reads parameters otherwise than as
+    attributes of its modules.
     """
     given = inputs.clone()
-    with _kept_generators() as drew:
+    state = {name: tensor.clone() for name, tensor in network.state.items()}
+    with kept_generators(network.module) as drew:
         logits = _first_call(network, given)
         # A network without this would change the caller's data, and its own at each call.
-        network.writes_to_inputs = not same(given, inputs)
-        again = network(inputs)
+        if not same(given, inputs):
+            network.keep_inputs()
+        again = _first_call(network, inputs)
     if drew():
         raise AnatomyError(
             "the network draws random numbers in eval mode, so that its curvature is not defined. "
@@ -40,12 +39,32 @@ def check_network(network: FlatNetwork, inputs: torch.Tensor) -> torch.Tensor:
             "the network returns other logits at a second call with the same inputs, so that its "
             "curvature is not defined. Leave out what it changes from call to call"
         )
-    _refuse_hidden_parameters(network, inputs)
+    for name, tensor in network.state.items():
+        if not same(tensor, state[name]):
+            raise AnatomyError(
+                f"the network changes {name} in eval mode, so that its curvature is not defined. "
+                "Let it do so only if self.training"
+            )
+    if len(inputs) > 1:
+        _refuse_mixed_examples(logits, _first_call(network, inputs[:1]))
+    _refuse_hidden_parameters(network, inputs, model)
     return logits
+
+
+def _refuse_mixed_examples(together: torch.Tensor, single: torch.Tensor) -> None:
+    """Raise AnatomyError if the first example's logits differ without the others."""
+    allowed = rounding(together.device, together.dtype) ** 0.5 * together.abs().amax()
+    if bool(((single - together[:1]).abs() > allowed).any()):  # NaN passes: products are NaN too
+        raise AnatomyError(
+            "the logits of an example depend on the other examples of its batch, so that results "
+            "would depend on the chunk. Use running statistics (training=self.training)"
+        )
 
 
 def same(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Return whether two tensors are equal, NaN counting as equal to itself."""
+    if one.shape != other.shape:
+        return False
     return bool(((one == other) | ((one != one) & (other != other))).all())
 
 
@@ -67,70 +86,14 @@ def _first_call(network: FlatNetwork, inputs: torch.Tensor) -> torch.Tensor:
     return logits
 
 
-def _refuse_hidden_parameters(network: FlatNetwork, inputs: torch.Tensor) -> None:
-    """Raise AnatomyError if the network reads parameters that derivatives would miss.
-
-    Logits at a shifted theta are compared with those of the network whose own tensors are shifted.
-    """
-    generator = torch.Generator().manual_seed(0)
-    theta = network.theta
-    noise = torch.randn(len(theta), generator=generator, dtype=theta.dtype, device="cpu")
-    sizes = [piece.abs().mean().expand(piece.numel()) for piece in network.pieces(theta)]
-    shift = SHIFT * noise.to(theta.device) * (torch.cat(sizes) + SHIFT)
-    if _reads_all(network, inputs, shift):
+def _refuse_hidden_parameters(network: FlatNetwork, inputs: torch.Tensor, model: nn.Module) -> None:
+    """Raise AnatomyError if the network reads parameters that derivatives would miss."""
+    hidden = network.hidden(inputs, model)
+    if not hidden:
         return
-    hidden = []
-    for name, place in zip(network.names, network.pieces(torch.arange(len(theta))), strict=True):
-        own = torch.zeros_like(shift)
-        places = place.flatten().to(theta.device)
-        own[places] = shift[places]
-        if not _reads_all(network, inputs, own):
-            hidden.append(name)
     more = f" and {len(hidden) - NAMED} more" if len(hidden) > NAMED else ""
     raise AnatomyError(
-        f"the network reads {', '.join(hidden[:NAMED]) or 'some parameters'}{more} otherwise than "
-        "as attributes of its modules (from a list, say), so that derivatives would miss them. "
-        "Read each parameter as self.<name> in forward"
+        f"the network reads {', '.join(hidden[:NAMED])}{more} otherwise than as attributes of its "
+        "modules (from a list or a closure, say), so that derivatives would miss them. Read each "
+        "parameter as self.<name> in forward"
     )
-
-
-def _reads_all(network: FlatNetwork, inputs: torch.Tensor, shift: torch.Tensor) -> bool:
-    ours = network.logits(network.theta + shift, inputs)
-    with network.shifted(shift):
-        true = network(inputs)
-    allowed = SHIFT * rounding(true.device, true.dtype) ** 0.5 * true.abs().amax()
-    return not bool(((ours - true).abs() > allowed).any())  # NaN passes: products are NaN too
-
-
-@contextmanager
-def _kept_generators() -> Iterator[Callable[[], bool]]:
-    """Give whether a global generator was drawn from; restore their states at the end."""
-    before = _states()
-    drew: list[bool] = []
-    try:
-        yield lambda: drew[0]
-    finally:
-        after = _states()
-        drew.append(not _equal(before, after))
-        if drew[0]:
-            random.setstate(before[0])
-            np.random.set_state(before[1])
-            for set_state, state in zip(_setters(), before[2:], strict=True):
-                set_state(state)
-
-
-def _states() -> list[Any]:
-    states = [random.getstate(), np.random.get_state(), torch.get_rng_state()]
-    return states + (torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])
-
-
-def _setters() -> list[Callable[[torch.Tensor], None]]:
-    count = torch.cuda.device_count() if torch.cuda.is_initialized() else 0
-    on_cuda = [lambda state, i=i: torch.cuda.set_rng_state(state, i) for i in range(count)]
-    return [torch.set_rng_state, *on_cuda]
-
-
-def _equal(before: list[Any], after: list[Any]) -> bool:
-    numpy = all(np.array_equal(a, b) for a, b in zip(before[1], after[1], strict=True))
-    tensors = zip(before[2:], after[2:], strict=True)
-    return before[0] == after[0] and numpy and all(torch.equal(a, b) for a, b in tensors)

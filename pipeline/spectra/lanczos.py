@@ -9,6 +9,7 @@ import torch
 from scipy.linalg import eigh_tridiagonal
 
 from pipeline.arguments import checked_count, checked_seeds
+from pipeline.modes import default_modes
 
 IN_DOUBLE = 2**16  # columns of a basis that are held in float64 at once
 IN_CACHE = 2**16  # columns of some vectors that a CPU's cache holds
@@ -75,6 +76,7 @@ class Quadrature:
         return value, float(np.sqrt(variance / probes))
 
 
+@default_modes()
 def lanczos(
     operator: Operator, start: torch.Tensor, steps: int, *, keep: int | None = None
 ) -> Tridiagonal:
@@ -121,6 +123,7 @@ def orthogonalised(w: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
     return torch.addmm(w, w @ basis.T, basis, alpha=-1)
 
 
+@default_modes()
 def lanczos_quadrature(
     operator: Operator, *, steps: int, seeds: Sequence[int], basis_bytes: int | None = None
 ) -> Quadrature:
