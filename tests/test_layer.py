@@ -143,7 +143,7 @@ def test_chunks_are_kept_as_matrices_where_these_are_the_smaller():
 
 def test_other_layers_are_refused(problem):
     model, inputs, labels = problem
-    with pytest.raises(AnatomyError, match="is no linear or 2d convolution layer"):
+    with pytest.raises(AnatomyError, match="no linear or 2d convolution layer"):
         layer_hessian(model, (inputs, labels), layer="nowhere")
     shared = nn.Linear(9, 9)
     twice = nn.Sequential(nn.Flatten(), shared, nn.ReLU(), shared, nn.Linear(9, 3))

@@ -102,7 +102,7 @@ def test_knockouts_are_differences_of_dense_matrices(problem, name):
 @pytest.mark.parametrize("name", ["", "A3", "G A1", "G--A1", "2 G", "G-"])
 def test_other_names_are_refused(one_problem, name):
     model, inputs, labels = one_problem
-    with pytest.raises(AnatomyError, match="is no component of G"):
+    with pytest.raises(AnatomyError, match="no component of G"):
         component(model, (inputs, labels), name=name)
 
 

@@ -162,7 +162,7 @@ def decoupling_error(
     error = square = 0.0
     exact = operator.shape[0] <= EXACT
     if exact:
-        probes = torch.eye(operator.shape[0]).to(vectors)
+        probes = torch.eye(operator.shape[0], dtype=vectors.dtype, device=vectors.device)
     else:
         for value, v in zip(values, vectors.T, strict=True):
             error += float((_times(M, xx, v) - value * v.double()).square().sum())

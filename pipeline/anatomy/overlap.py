@@ -3,10 +3,12 @@
 import torch
 
 from pipeline.errors import ArgumentError
+from pipeline.modes import default_modes
 
 ORTHONORMAL = 1e-3  # largest |entry| of U^T U - I; 100 times that of eigenvectors in float32
 
 
+@default_modes()
 def eigenspace_overlap(U: torch.Tensor, V: torch.Tensor) -> torch.Tensor:
     """Return ||U_k^T V_k||_F^2 / k (K,) in float64 for the first k columns, k = 1 to K.
 

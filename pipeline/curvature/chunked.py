@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.curvature.base import LinearOperator
+from pipeline.curvature.base import LinearOperator, checked_columns
 from pipeline.curvature.linearize import LinearizedFunction, NotLinearizedError
 from pipeline.curvature.memory import GIB, refuse_beyond_memory
-from pipeline.curvature.modes import default_modes, outside_inference
 from pipeline.curvature.parallel import refused_together, sum_over_ranks
 from pipeline.curvature.problem import VECTORS, Chunk, Problem
 from pipeline.device import rounding
 from pipeline.errors import AnatomyError, TooLittleMemoryError
+from pipeline.modes import default_modes
 from pipeline.progress import say_once
 
 # Of ||A v||, from which on derivatives are wrong, not rounded: float32 products of ResNet18 are
@@ -76,7 +76,9 @@ class ChunkSum(LinearOperator):
     def _of_own_share(self, V: torch.Tensor) -> torch.Tensor:
         # Rows that lie contiguous, coming and going: copies across them cost as much as a small
         # network's product, and of all columns at once more than of a few.
-        V = outside_inference(V).to(self.dtype)
+        V = checked_columns(V, self).to(self.dtype)
+        if not V.shape[1]:
+            return V.T
         group = self.vectors
         if V.device.type == "cpu":  # which reads its lines once for some columns
             group *= -(-VECTORS // group)

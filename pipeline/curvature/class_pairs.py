@@ -15,11 +15,11 @@ from pipeline.curvature.given import Data
 from pipeline.curvature.gram import COLUMNS
 from pipeline.curvature.levels import ratio
 from pipeline.curvature.loss import label_mask, likeliest, relative_logits, zero_sum
-from pipeline.curvature.modes import default_modes
 from pipeline.curvature.parallel import sum_over_ranks
 from pipeline.curvature.problem import Options, Problem
 from pipeline.data.streamed import part
 from pipeline.device import trim
+from pipeline.modes import default_modes
 from pipeline.progress import Progress
 
 # A logit's rounding is an error of its probability: at this size 4e-6 of it in float32.  Beyond, a

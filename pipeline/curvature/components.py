@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from pipeline.arguments import checked_count
+from pipeline.curvature.base import checked_columns
 from pipeline.curvature.chunked import ChunkSum, Kept, chunk_products
 from pipeline.curvature.given import Data
 from pipeline.curvature.jacobian import Jacobian, kept_jacobians, recomputed_jacobian
@@ -19,9 +20,9 @@ from pipeline.curvature.levels import (
     through_kernel,
 )
 from pipeline.curvature.memory import pass_budget
-from pipeline.curvature.modes import default_modes
 from pipeline.curvature.parallel import least_over_ranks, sum_over_ranks
 from pipeline.curvature.problem import Chunk, Options, Problem
+from pipeline.modes import default_modes
 
 
 @default_modes()
@@ -84,6 +85,7 @@ class Component(ChunkSum):
         fit = max(1, min(self.vectors, pass_budget(self.device) // images))
         self.vectors = least_over_ranks(fit, self.device)
 
+    @default_modes()
     def of_class(self, true_class: int) -> "Component":
         """Return the part of one true class, recomputed at each product.
 
@@ -94,6 +96,7 @@ class Component(ChunkSum):
         jacobians = [recomputed_jacobian(problem, chunk) for chunk in problem.chunks()]
         return Component(problem, jacobians, self.weights, kept=0)
 
+    @default_modes()
     def named(self, name: str) -> "Component":
         """Return another component of the same G; the two share what is linearised."""
         return Component(self.problem, self.jacobians, Weights.of(name), kept=self.kept)
@@ -110,7 +113,7 @@ class Component(ChunkSum):
         For random signs these are unbiased estimates of traces, B2's split by class pair (true,
         cross).  One product with J serves them all.
         """
-        rows = V.T.to(self.dtype).contiguous()
+        rows = checked_columns(V, self).T.to(self.dtype).contiguous()
         with torch.no_grad():
             parts = [self._energies(some) for some in rows.split(self.vectors)]
         between, within = (torch.cat(found) for found in zip(*parts, strict=True))

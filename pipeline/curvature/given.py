@@ -5,9 +5,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from pipeline.curvature.modes import outside_inference
 from pipeline.data.streamed import Inputs, Streamed
 from pipeline.errors import ArgumentError
+from pipeline.modes import outside_inference
 
 
 class HasExamples(Protocol):

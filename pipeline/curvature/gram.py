@@ -12,10 +12,10 @@ from pipeline.curvature.derivatives import map_rows
 from pipeline.curvature.given import Data
 from pipeline.curvature.loss import likeliest, zero_sum
 from pipeline.curvature.memory import pass_budget
-from pipeline.curvature.modes import default_modes
 from pipeline.curvature.parallel import own_share, sum_over_ranks
 from pipeline.curvature.problem import Chunk, Options, Problem
 from pipeline.curvature.reverse import Reversed
+from pipeline.modes import default_modes
 
 EXAMPLES = 50  # differentiated at once, each for all classes
 COLUMNS = 4096  # of the factors multiplied at once: sums over more lose float32's digits
@@ -27,6 +27,7 @@ class Factors:
 
     rows: torch.Tensor
 
+    @default_modes()
     def gram(self) -> torch.Tensor:
         """Return rows rows^T (N C, N C) in float64: G's eigenvalues but for zeros."""
         n = len(self.rows)

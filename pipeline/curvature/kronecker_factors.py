@@ -8,10 +8,10 @@ from torch import nn
 
 from pipeline.curvature.given import Data
 from pipeline.curvature.layer import checked_layer, layer_factors, layer_problem
-from pipeline.curvature.modes import default_modes
 from pipeline.curvature.parallel import sum_over_ranks
 from pipeline.curvature.problem import Options
 from pipeline.curvature.sums import sum_of_products
+from pipeline.modes import default_modes
 
 
 @dataclass(frozen=True)

@@ -21,16 +21,17 @@ from torch.nn import functional as F
 from pipeline.curvature.attention import plain_attention
 from pipeline.curvature.chunked import ChunkSum, Kept, Product, chunk_products
 from pipeline.curvature.derivatives import Map, map_rows
+from pipeline.curvature.eval_copy import unwrapped
 from pipeline.curvature.given import Data
 from pipeline.curvature.linearize import NotLinearizedError
 from pipeline.curvature.loss import likeliest
 from pipeline.curvature.memory import pass_budget
-from pipeline.curvature.modes import default_modes
 from pipeline.curvature.problem import Chunk, Options, Problem
 from pipeline.curvature.reverse import Reversed
 from pipeline.curvature.sandwich import recomputed_gauss_newton
 from pipeline.curvature.second_order import tangent_of_gradient
-from pipeline.errors import AnatomyError
+from pipeline.errors import AnatomyError, ArgumentError
+from pipeline.modes import default_modes
 
 COPIES = 3  # of a chunk's factors, at most, while they are made
 # Weights of a layer whose chunks may be kept as matrices, where their factors do not fit. Those of
@@ -105,21 +106,22 @@ def layer_problem(model: nn.Module, data: Data, layer: str, **options: Unpack[Op
 
 
 def checked_layer(model: nn.Module, layer: str) -> nn.Linear | nn.Conv2d:
-    """Return the module ``layer``; AnatomyError where the network has no such layer.
+    """Return the module ``layer``; ArgumentError if the network has no such layer.
 
     Its weight must be a parameter of its own: not tied to another's, not made from others.
     """
-    module = dict(model.named_modules()).get(layer)
-    if layer not in (known := layer_names(model)):
-        raise AnatomyError(
-            f"layer {layer!r} is no linear or 2d convolution layer of the network. Name one of "
+    known = layer_names(model)
+    if not isinstance(layer, str) or layer not in known:
+        raise ArgumentError(
+            f"layer is {layer!r}, no linear or 2d convolution layer of the network. Name one of "
             f"{', '.join(known) or 'none, for it has none'}"
         )
-    return module
+    return unwrapped(model).get_submodule(layer)
 
 
 def layer_names(model: nn.Module) -> list[str]:
     """Return the names of all linear and 2d convolution layers that have a weight of their own."""
+    model = unwrapped(model)
     own = dict(model.named_parameters())
     return [
         name
@@ -278,7 +280,8 @@ def _bytes_per_example(problem: Problem, layer: str) -> int:
 def _residual_share(problem: Problem, G: ChunkSum) -> float:
     """Return ||H v|| / ||G v|| for a random v, zero where both are."""
     generator = torch.Generator().manual_seed(0)
-    v = torch.randn(G.shape[0], generator=generator, dtype=torch.float64).to(G.device, G.dtype)
+    v = torch.randn(G.shape[0], generator=generator, dtype=torch.float64, device="cpu")
+    v = v.to(G.device, G.dtype)
     H = tangent_of_gradient(problem, fixed_residual=True, once=True)
     ours, other = (H @ v).norm(), (G @ v).norm()
     return float(ours / other) if other > 0 else float(ours)

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.curvature.loss import centred, likeliest, loss_hessian_product
-from pipeline.errors import AnatomyError
+from pipeline.errors import ArgumentError
 
 PARTS = ("A1", "A2", "B1", "B2")
+_NAMES = "Give A1, A2, B1, B2 or G, or a sum or difference of them, such as G-A1"
 _TERM = re.compile(r"\s*([+-]?)\s*(G|A1|A2|B1|B2)\s*")
 
 
@@ -32,17 +33,16 @@ class Weights:
     def of(cls, name: str) -> "Weights":
         """Return the weights of a sum or difference such as "B1", "A1 + A2" or "G - A1".
 
-        Raises AnatomyError for any other name.
+        Raises ArgumentError for any other name.
         """
         total = dict.fromkeys(PARTS, 0.0)
         place = 0
+        if not isinstance(name, str):
+            raise ArgumentError(f"name is {name!r}. {_NAMES}")
         while place < len(name) or not place:
             term = _TERM.match(name, place)
             if term is None or (place and not term[1]):
-                raise AnatomyError(
-                    f"{name!r} is no component of G. Name A1, A2, B1, B2 or G, or a sum or "
-                    "difference of them, such as G-A1"
-                )
+                raise ArgumentError(f"name is {name!r}, no component of G. {_NAMES}")
             for part in PARTS if term[2] == "G" else (term[2],):
                 total[part] += -1.0 if term[1] == "-" else 1.0
             place = term.end()

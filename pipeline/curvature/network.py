@@ -1,7 +1,6 @@
 """A network as a function of one flat parameter vector."""
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -12,21 +11,14 @@ from torch.func import functional_call, vjp, vmap
 from torch.nn.modules.conv import _ConvNd
 
 from pipeline.curvature.attention import plain_attention
-from pipeline.curvature.copies import call_on_copies, deep_copy
+from pipeline.curvature.copies import call_on_copies
 from pipeline.curvature.derivatives import along, map_rows
-from pipeline.curvature.modes import outside_inference
+from pipeline.curvature.eval_copy import differentiated, eval_copy, refuse_types, unwrapped
 from pipeline.curvature.places import places
 from pipeline.device import rounding
 from pipeline.errors import ArgumentError
 
 ERROR = "torch::autograd::Error"  # what autograd calls the place of a missing derivative
-
-# Wrappers that only pass calls on to the network that they hold, by the attribute that holds it.
-WRAPPERS = {
-    "DataParallel": "module",
-    "DistributedDataParallel": "module",
-    "OptimizedModule": "_orig_mod",
-}
 
 
 class FlatNetwork:
@@ -39,9 +31,9 @@ class FlatNetwork:
     """
 
     def __init__(self, model: nn.Module, only: Sequence[str] | None = None) -> None:
-        self.module = _copied(model)
+        self.module = eval_copy(model)
         parameters = dict(self.module.named_parameters())
-        _refuse_types(parameters)
+        refuse_types(parameters)
         if only is not None:
             parameters = {name: parameters[name] for name in only}
         self.names = tuple(parameters)
@@ -97,12 +89,7 @@ class FlatNetwork:
 
     def logits_of(self, pieces: Sequence[torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
         """Return the logits (N, C) at the parameters ``pieces``."""
-        named = {
-            place: piece
-            for name, piece in zip(self.names, pieces, strict=True)
-            for place in self._places[name]
-        }
-        return self._exchanged(named, inputs)
+        return self._called(self._exchanged(dict(zip(self.names, pieces, strict=True))), inputs)
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return the logits (N, C) at the network's own parameters."""
@@ -115,43 +102,39 @@ class FlatNetwork:
 
     def in_double(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """Return the function inputs -> logits (N, C) in float64, at the network's parameters."""
-        named = {
-            place: x.double() if x.is_floating_point() else x
-            for name, x in self.state.items()
-            for place in self._places.get(name, [name])
-        }
+        named = {name: x.double() if x.is_floating_point() else x for name, x in self.state.items()}
 
         def logits(inputs: torch.Tensor) -> torch.Tensor:
             inputs = inputs.double() if inputs.is_floating_point() else inputs
-            return self._exchanged(named, inputs)
+            return self._called(self._exchanged(named), inputs)
 
         return logits
 
-    def _exchanged(self, named: Mapping[str, torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
-        """Return the logits with other tensors in the places ``named``."""
-        # tie_weights would leave them behind in a module that has two names.
-        return self._called(
-            lambda x: functional_call(self.module, named, (x,), tie_weights=False), inputs
-        )
+    def _exchanged(self, named: Mapping[str, torch.Tensor]) -> Callable[[torch.Tensor], Any]:
+        """Return the network with some of its tensors exchanged.
+
+        functional_call's own ``tie_weights`` names a module's tensor twice if the module has two
+        names, and then restores the exchanged tensor in place of the network's own.
+        """
+        everywhere = {place: x for name, x in named.items() for place in self._places[name]}
+        return lambda x: functional_call(self.module, everywhere, (x,), tie_weights=False)
 
     def _called(self, call: Callable[[torch.Tensor], Any], inputs: torch.Tensor) -> torch.Tensor:
         with plain_attention():
             return logits_in(call(inputs))
 
-    @contextmanager
-    def shifted(self, by: torch.Tensor) -> Iterator[None]:
-        """Add ``by`` (p,) to the parameter tensors themselves within."""
-        parameters = dict(self.module.named_parameters())
-        own = [parameters[name] for name in self.names]
-        try:
-            with torch.no_grad():
-                for parameter, piece in zip(own, self.pieces(by), strict=True):
-                    parameter.add_(piece)
-            yield
-        finally:
-            with torch.no_grad():
-                for parameter, piece in zip(own, self.pieces(self.theta), strict=True):
-                    parameter.copy_(piece)
+    def hidden(self, example: torch.Tensor, model: nn.Module) -> list[str]:
+        """Return the parameters that the network reads otherwise than from its modules.
+
+        They are leaves of the logits' graph besides ``theta``: tensors of the copy, from a list
+        say, or of the caller's ``model``, from a closure.
+        """
+        with torch.enable_grad(), differentiated(self.module), differentiated(model):
+            theta = self.theta.detach().requires_grad_()
+            leaves = {id(leaf) for leaf in _leaves(self.logits(theta, example).grad_fn)}
+        named = (*self.module.named_parameters(), *unwrapped(model).named_parameters())
+        read = {name for name, parameter in named if id(parameter) in leaves}
+        return [name for name in self.names if name in read]
 
     @torch.no_grad()
     def refusal(self, example: torch.Tensor) -> str | None:
@@ -199,56 +182,6 @@ class FlatNetwork:
         return any(node.name() == ERROR for node in _graph(gradient[0].grad_fn))
 
 
-def _copied(model: nn.Module) -> nn.Module:
-    """Return a copy of the network in eval mode, without its wrappers and its hooks' results."""
-    while type(model).__name__ in WRAPPERS and isinstance(model, nn.Module):
-        model = getattr(model, WRAPPERS[type(model).__name__])
-    if not isinstance(model, nn.Module):
-        raise ArgumentError(
-            f"model is a {type(model).__name__}. Give a torch.nn.Module that returns logits"
-        )
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ArgumentError(
-            "model is a TorchScript module, whose parameters cannot be exchanged. Give the "
-            "torch.nn.Module that it was made from"
-        )
-    lazy = nn.parameter.UninitializedTensorMixin
-    if any(isinstance(x, lazy) for x in (*model.parameters(), *model.buffers())):
-        raise ArgumentError(
-            "model has lazy parameters without a shape. Call it once on an example first"
-        )
-    module = deep_copy(model)
-    module.eval()  # a network's own train() need not return it
-    module.requires_grad_(False)
-    for parameter in module.parameters():
-        parameter.data = outside_inference(parameter.data)
-    for owner in module.modules():
-        for name, buffer in owner._buffers.items():
-            if buffer is not None:
-                owner._buffers[name] = outside_inference(buffer)
-    return module
-
-
-def _refuse_types(parameters: Mapping[str, torch.Tensor]) -> None:
-    """Raise ArgumentError if the parameters are none, or not of one floating type and device."""
-    if not parameters:
-        raise ArgumentError("model has no parameters, so that it has no Hessian")
-    for kind, of in (("types", lambda x: x.dtype), ("devices", lambda x: x.device)):
-        seen = {str(of(parameter)): name for name, parameter in parameters.items()}
-        if len(seen) > 1:
-            shown = ", ".join(f"{name} {value}" for value, name in seen.items())
-            raise ArgumentError(
-                f"model has parameters of several {kind} ({shown}). Move all to one, such as "
-                "model.float() or model.to(device)"
-            )
-    name, first = next(iter(parameters.items()))
-    if first.dtype not in (torch.float32, torch.float64):
-        raise ArgumentError(
-            f"model has parameters of {first.dtype} ({name}), too coarse or of the wrong kind for "
-            "second derivatives. Call model.float() or model.double() first"
-        )
-
-
 def logits_in(output: Any) -> torch.Tensor:
     """Return the logits in what a network returns: a tensor, or the one named ``logits``.
 
@@ -276,6 +209,11 @@ def _plain_attributes(module: nn.Module) -> Iterator[tuple[str, str]]:
     for name, value in vars(module).items():
         if isinstance(value, int | float | str | tuple | list | torch.Size | type(None)):
             yield name, repr(value)
+
+
+def _leaves(root: Node | None) -> list[torch.Tensor]:
+    """Return the tensors at which autograd would end from ``root``."""
+    return [node.variable for node in _graph(root) if hasattr(node, "variable")]
 
 
 def _graph(root: Node | None) -> set[Node]:

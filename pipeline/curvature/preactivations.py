@@ -13,15 +13,16 @@ import torch
 from torch import nn
 
 from pipeline.curvature.chunked import ChunkSum
-from pipeline.curvature.copies import deep_copy
-from pipeline.curvature.given import Data
+from pipeline.curvature.eval_copy import eval_copy, unwrapped
+from pipeline.curvature.given import Data, as_network_takes, inputs_and_labels
 from pipeline.curvature.layer import checked_layer, input_and_output, patches
 from pipeline.curvature.linearize import NotLinearizedError
-from pipeline.curvature.modes import default_modes
 from pipeline.curvature.network import logits_in
 from pipeline.curvature.parallel import sum_over_ranks
 from pipeline.curvature.problem import Options, Problem
 from pipeline.curvature.sandwich import gauss_newton_of
+from pipeline.errors import ArgumentError
+from pipeline.modes import default_modes
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,15 @@ def output_hessian(
     Raises as ``layer_hessian``, and NotLinearizedError for a convolution that is no product with
     its unfolded patches, or a layer whose first dimension is not that of the examples.
     """
+    if isinstance(layers, str) or not isinstance(layers, Sequence) or not layers:
+        raise ArgumentError(f"layers is {layers!r}. Give a list of names, at least one")
+    if len(set(map(str, layers))) < len(layers):
+        raise ArgumentError(f"layers is {layers!r}. Name each layer once")
     for name in layers:
         checked_layer(model, name)
+    model = eval_copy(model)
     plain = Problem(model, data, **options)
-    inputs = data[0] if isinstance(data, tuple) else data.inputs
+    inputs, _ = inputs_and_labels(data)
     seen = {name: _of_example(plain, name, inputs[:1]) for name in layers}
     shapes = {name: u.shape for name, (_, u) in seen.items()}
     shifted = _Shifted(model, shapes)
@@ -59,6 +65,7 @@ def output_hessian(
     return OutputHessian(gauss_newton_of(problem), shapes, means)
 
 
+@default_modes()
 def kronecker_direction(found: OutputHessian, model: nn.Module, u: torch.Tensor) -> torch.Tensor:
     """Return w (p,) = stack over layers of sum_P u_P (x) E[x_P], E[x_P] with a 1 for the bias.
 
@@ -68,18 +75,19 @@ def kronecker_direction(found: OutputHessian, model: nn.Module, u: torch.Tensor)
     sizes = [shape.numel() for shape in found.shapes.values()]
     pieces = dict(zip(found.shapes, u.split(sizes), strict=True))
     rows = []
-    for name, parameter in model.named_parameters():
+    for name, parameter in unwrapped(model).named_parameters():
         layer, _, kind = name.rpartition(".")
         if layer not in pieces or kind not in ("weight", "bias"):
             rows.append(torch.zeros_like(parameter).flatten())
             continue
-        first = isinstance(model.get_submodule(layer), nn.Conv2d)  # outputs come first
+        first = isinstance(unwrapped(model).get_submodule(layer), nn.Conv2d)  # outputs come first
         own = pieces[layer].view(found.shapes[layer])
         own = own.flatten(1) if first else own.reshape(-1, own.shape[-1]).T
         rows.append((own @ found.mean_inputs[layer]).flatten() if kind == "weight" else own.sum(1))
     return torch.cat([row.to(u) for row in rows])
 
 
+@default_modes()
 def longest_direction(found: OutputHessian, model: nn.Module) -> float:
     """Return the largest ||w||^2 of ``kronecker_direction`` of any unit vector u.
 
@@ -89,7 +97,7 @@ def longest_direction(found: OutputHessian, model: nn.Module) -> float:
     squares = []
     for name, mean in found.mean_inputs.items():
         x = mean.double()
-        if model.get_submodule(name).bias is not None:
+        if unwrapped(model).get_submodule(name).bias is not None:
             x = torch.cat([x, x.new_ones(len(x), 1)], 1)
         squares.append(float(torch.linalg.matrix_norm(x, 2)) ** 2)
     return max(squares)
@@ -100,7 +108,7 @@ class _Shifted(nn.Module):
 
     def __init__(self, model: nn.Module, shapes: Mapping[str, torch.Size]) -> None:
         super().__init__()
-        self.model = deep_copy(model)
+        self.model = model
         self.layers = list(shapes)
         like = next(model.parameters())
         self.shifts = nn.ParameterList([like.new_zeros(shape) for shape in shapes.values()])
@@ -126,7 +134,7 @@ def _of_example(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the layer's input and output of an example, which every rank has."""
     network = problem.network
-    x, u = input_and_output(network.module, layer, example.to(network.theta))
+    x, u = input_and_output(network.module, layer, as_network_takes(example, network.theta))
     if len(u) != 1:
         raise NotLinearizedError("a layer whose first dimension is not that of the examples")
     patches(x, network.module.get_submodule(layer))

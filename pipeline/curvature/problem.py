@@ -20,12 +20,12 @@ from pipeline.curvature.memory import (
     refuse_beyond_memory,
     saved_bytes,
 )
-from pipeline.curvature.modes import default_modes
 from pipeline.curvature.network import FlatNetwork
 from pipeline.curvature.parallel import least_over_ranks, own_share
 from pipeline.curvature.soundness import check_network
 from pipeline.data.streamed import Inputs, part
 from pipeline.device import one_precision
+from pipeline.modes import default_modes
 from pipeline.progress import say_once
 
 # Bytes that a linearised chunk holds, and that a vector's pass over it takes, in bytes of its
@@ -120,7 +120,7 @@ class Problem:
         theta = self.network.theta
         one_precision(theta.device)
         self.examples = len(labels)
-        logits = check_network(self.network, as_network_takes(inputs[:TRIED], theta))
+        logits = check_network(self.network, as_network_takes(inputs[:TRIED], theta), model)
         self.classes = logits.shape[1]
         refuse_labels(labels, self.classes)
         self.inputs = as_network_takes(own_share(inputs), theta)

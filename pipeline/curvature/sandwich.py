@@ -12,9 +12,9 @@ from pipeline.curvature.derivatives import along, map_rows
 from pipeline.curvature.given import Data
 from pipeline.curvature.jacobian import Jacobian, kept_jacobians
 from pipeline.curvature.loss import likeliest, loss_hessian_product
-from pipeline.curvature.modes import default_modes
 from pipeline.curvature.problem import Chunk, Options, Problem
 from pipeline.curvature.reverse import Reversed
+from pipeline.modes import default_modes
 
 
 def gauss_newton(model: nn.Module, data: Data, **options: Unpack[Options]) -> ChunkSum:

@@ -16,9 +16,9 @@ from pipeline.curvature.chunked import ChunkSum, Kept, Product, chunk_products
 from pipeline.curvature.given import Data
 from pipeline.curvature.linearize import LinearizedFunction
 from pipeline.curvature.loss import loss_residual, relative_logits
-from pipeline.curvature.modes import default_modes
 from pipeline.curvature.problem import Chunk, Options, Problem
 from pipeline.curvature.reverse import differentiable
+from pipeline.modes import default_modes
 
 
 def hessian(model: nn.Module, data: Data, **options: Unpack[Options]) -> ChunkSum:

@@ -1,26 +1,23 @@
 """Checks of a network before it is differentiated: what would make its curvature wrong silently."""
 
-import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
-
-import numpy as np
 import torch
+from torch import nn
 
 from pipeline.curvature.copies import changed, noted, same
 from pipeline.curvature.network import FlatNetwork
 from pipeline.device import rounding
 from pipeline.errors import AnatomyError, ArgumentError
+from pipeline.models.randomness import kept_generators
 
-SHIFT = 0.1  # of the parameters' own size
 NAMED = 3  # parameters that an error names
 CURE = "Let normalizations use running statistics in eval mode"  # if examples are mixed
 
 
 @torch.no_grad()
-def check_network(network: FlatNetwork, inputs: torch.Tensor) -> torch.Tensor:
+def check_network(network: FlatNetwork, inputs: torch.Tensor, model: nn.Module) -> torch.Tensor:
     """Return the logits (N, C) of a few ``inputs`` after all checks.
+
+    ``network`` is the copy of the caller's ``model``.
 
     A network that writes to its inputs or buffers is called on copies of them. Raises ArgumentError
     if it does not run or returns no logits, AnatomyError if its curvature is not defined or would
@@ -30,7 +27,7 @@ def check_network(network: FlatNetwork, inputs: torch.Tensor) -> torch.Tensor:
     buffers = dict(module.named_buffers(remove_duplicate=False))
     written = {"the inputs": inputs.clone(), **buffers}
     before, parameters = noted(written), noted(dict(module.named_parameters()))
-    with _kept_generators() as drew:
+    with kept_generators(module) as drew:
         logits = _first_call(network, written["the inputs"])
         written.update(module.named_buffers(remove_duplicate=False))
         if changed(written, before):
@@ -52,7 +49,7 @@ def check_network(network: FlatNetwork, inputs: torch.Tensor) -> torch.Tensor:
             "curvature is not defined. Leave out what it changes from call to call"
         )
     _refuse_mixed_examples(network, inputs, logits)
-    _refuse_hidden_parameters(network, inputs)
+    _refuse_hidden_parameters(network, inputs, model)
     return logits
 
 
@@ -103,71 +100,14 @@ def _refuse_mixed_examples(
         )
 
 
-def _refuse_hidden_parameters(network: FlatNetwork, inputs: torch.Tensor) -> None:
-    """Raise AnatomyError if the network reads parameters that derivatives would miss.
-
-    Logits at a shifted theta are compared with those of the network whose own tensors are shifted.
-    """
-    generator = torch.Generator().manual_seed(0)
-    theta = network.theta
-    noise = torch.empty(len(theta), dtype=theta.dtype, device=torch.device("cpu"))
-    noise.uniform_(-1, 1, generator=generator)
-    sizes = [piece.abs().mean().expand(piece.numel()) for piece in network.pieces(theta)]
-    shift = SHIFT * noise.to(theta.device) * (torch.cat(sizes) + SHIFT)
-    if _reads_all(network, inputs, shift):
+def _refuse_hidden_parameters(network: FlatNetwork, inputs: torch.Tensor, model: nn.Module) -> None:
+    """Raise AnatomyError if the network reads parameters that derivatives would miss."""
+    hidden = network.hidden(inputs, model)
+    if not hidden:
         return
-    hidden = []
-    for name, place in zip(network.names, network.pieces(torch.arange(len(theta))), strict=True):
-        own = torch.zeros_like(shift)
-        places = place.flatten().to(theta.device)
-        own[places] = shift[places]
-        if not _reads_all(network, inputs, own):
-            hidden.append(name)
     more = f" and {len(hidden) - NAMED} more" if len(hidden) > NAMED else ""
     raise AnatomyError(
-        f"the network reads {', '.join(hidden[:NAMED]) or 'some parameters'}{more} otherwise than "
-        "as attributes of its modules (from a list, say), so that derivatives would miss them. "
-        "Read each parameter as self.<name> in forward"
+        f"the network reads {', '.join(hidden[:NAMED])}{more} otherwise than as attributes of its "
+        "modules (from a list or a closure, say), so that derivatives would miss them. Read each "
+        "parameter as self.<name> in forward"
     )
-
-
-def _reads_all(network: FlatNetwork, inputs: torch.Tensor, shift: torch.Tensor) -> bool:
-    ours = network.logits(network.theta + shift, inputs)
-    with network.shifted(shift):
-        true = network(inputs)
-    allowed = SHIFT * rounding(true.device, true.dtype) ** 0.5 * true.abs().amax()
-    return not bool(((ours - true).abs() > allowed).any())  # NaN passes: products are NaN too
-
-
-@contextmanager
-def _kept_generators() -> Iterator[Callable[[], bool]]:
-    """Give whether a global generator was drawn from; restore their states at the end."""
-    before = _states()
-    drew: list[bool] = []
-    try:
-        yield lambda: drew[0]
-    finally:
-        after = _states()
-        drew.append(not _equal(before, after))
-        if drew[0]:
-            random.setstate(before[0])
-            np.random.set_state(before[1])
-            for set_state, state in zip(_setters(), before[2:], strict=True):
-                set_state(state)
-
-
-def _states() -> list[Any]:
-    states = [random.getstate(), np.random.get_state(), torch.get_rng_state()]
-    return states + (torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])
-
-
-def _setters() -> list[Callable[[torch.Tensor], None]]:
-    count = torch.cuda.device_count() if torch.cuda.is_initialized() else 0
-    on_cuda = [lambda state, i=i: torch.cuda.set_rng_state(state, i) for i in range(count)]
-    return [torch.set_rng_state, *on_cuda]
-
-
-def _equal(before: list[Any], after: list[Any]) -> bool:
-    numpy = all(np.array_equal(a, b) for a, b in zip(before[1], after[1], strict=True))
-    tensors = zip(before[2:], after[2:], strict=True)
-    return before[0] == after[0] and numpy and all(torch.equal(a, b) for a, b in tensors)

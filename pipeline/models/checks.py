@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 from pipeline.config import Model
 from pipeline.data.functions import described
 from pipeline.errors import AnatomyError
+from pipeline.models.randomness import kept_generators
 
 TRIAL = 4  # random images that a network is tried on
 # Two forwards of the same images may differ by rounding on a GPU; those of fewer images by TF32.
@@ -77,27 +78,25 @@ def check_outputs(
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(TRIAL, *in_shape, generator=generator).to(device)
     network.eval()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        with torch.no_grad():
-            before = _generator_state(device)
-            outputs = _forward(network, inputs, model, classes)
-            drawn = not torch.equal(before, _generator_state(device))
-            again = _forward(network, inputs, model, classes)
-            some = _forward(network, inputs[:2], model, classes)
-        _check_logits(family, outputs)
-        scale = float(outputs.abs().max())
-        if drawn or float((again - outputs).abs().max()) > REPEATED * scale:
-            raise AnatomyError(
-                f"{family}: the network is random in eval mode. Use nn.Dropout, or F.dropout(..., "
-                "training=self.training), and no other random number in forward"
-            )
-        if float((some - outputs[:2]).abs().max()) > REBATCHED * scale:
-            raise AnatomyError(
-                f"{family}: in eval mode the logits of an image depend on the other images of its "
-                "batch. Use running statistics (track_running_stats=True, training=self.training)"
-            )
-        copied = deepcopy(network)
-        copied.train()
+    with kept_generators(network) as drew, torch.no_grad():
+        outputs = _forward(network, inputs, model, classes)
+        again = _forward(network, inputs, model, classes)
+        some = _forward(network, inputs[:2], model, classes)
+    _check_logits(family, outputs)
+    scale = float(outputs.abs().max())
+    if drew() or float((again - outputs).abs().max()) > REPEATED * scale:
+        raise AnatomyError(
+            f"{family}: the network is random in eval mode. Use nn.Dropout, or F.dropout(..., "
+            "training=self.training), and no other random number in forward"
+        )
+    if float((some - outputs[:2]).abs().max()) > REBATCHED * scale:
+        raise AnatomyError(
+            f"{family}: in eval mode the logits of an image depend on the other images of its "
+            "batch. Use running statistics (track_running_stats=True, training=self.training)"
+        )
+    copied = deepcopy(network)
+    copied.train()
+    with kept_generators(copied):
         _forward(copied, inputs, model, classes, backward=True)
 
 
@@ -164,7 +163,3 @@ def _check_shape(family: str, outputs: Any, expected: tuple[int, int], of: str) 
 
 def _a(value: Any) -> str:
     return "None" if value is None else f"a {type(value).__name__}"
-
-
-def _generator_state(device: torch.device) -> torch.Tensor:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()

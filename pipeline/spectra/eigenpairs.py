@@ -7,6 +7,7 @@ import torch
 
 from pipeline.arguments import checked_count, checked_number
 from pipeline.errors import ArgumentError
+from pipeline.modes import default_modes
 from pipeline.spectra.completeness import Outcome, search
 from pipeline.spectra.krylov import Krylov, Ritz
 from pipeline.spectra.lanczos import Operator, norms
@@ -50,6 +51,7 @@ def basis_size(k: int) -> int:
     return 2 * k + ROOM
 
 
+@default_modes()
 def top_eigenpairs(
     operator: Operator,
     k: int,

@@ -139,7 +139,8 @@ class Krylov:
         generator = torch.Generator().manual_seed(self.seed + self.starts)
         self.starts += 1
         shape = (count, self.Q.shape[1])
-        w = torch.randn(shape, generator=generator, dtype=self.Q.dtype).to(self.Q.device)
+        w = torch.randn(shape, generator=generator, dtype=self.Q.dtype, device="cpu")
+        w = w.to(self.Q.device)
         known = self.Q[: self.filled]
         w = orthogonalised(orthogonalised(w, known), known)
         # Their length is the norm of the matrix, so that they do not count as rounding noise.
@@ -245,7 +246,7 @@ class Krylov:
 
     def _weights(self, found: Ritz, which: np.ndarray) -> torch.Tensor:
         """Return what makes Ritz vectors of the basis, a row for each."""
-        S = torch.as_tensor(found.coordinates[:, which].T.copy(), dtype=self.Q.dtype)
+        S = torch.as_tensor(found.coordinates[:, which].T.copy(), dtype=self.Q.dtype, device="cpu")
         return S.to(self.Q.device)
 
     def _columns(self) -> Iterator[slice]:

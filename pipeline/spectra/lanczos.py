@@ -9,6 +9,7 @@ import torch
 from scipy.linalg import eigh_tridiagonal
 
 from pipeline.arguments import checked_count, checked_seeds
+from pipeline.modes import default_modes
 
 IN_DOUBLE = 2**16  # columns of a basis that are held in float64 at once
 IN_CACHE = 2**16  # columns of some vectors that a CPU's cache holds
@@ -75,6 +76,7 @@ class Quadrature:
         return value, float(np.sqrt(variance / probes))
 
 
+@default_modes()
 def lanczos(
     operator: Operator, start: torch.Tensor, steps: int, *, keep: int | None = None
 ) -> Tridiagonal:
@@ -110,7 +112,11 @@ def lanczos(
         alive = beta[:, j] > 50 * torch.finfo(operator.dtype).eps * scale
         beta[:, j] = torch.where(alive, beta[:, j], 0.0)
         q = w * torch.where(alive, 1 / beta[:, j], 0.0)[:, None].to(w.dtype)
-    length = steps - (beta[:, :-1] == 0).cummax(1)[0].sum(1) if steps > 1 else torch.ones(b)
+    length = (
+        steps - (beta[:, :-1] == 0).cummax(1)[0].sum(1)
+        if steps > 1
+        else torch.ones(b, device="cpu")
+    )
     return Tridiagonal(
         alpha.cpu().numpy(), beta[:, :-1].cpu().numpy(), basis, w, length.cpu().numpy().astype(int)
     )
@@ -121,6 +127,7 @@ def orthogonalised(w: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
     return torch.addmm(w, w @ basis.T, basis, alpha=-1)
 
 
+@default_modes()
 def lanczos_quadrature(
     operator: Operator, *, steps: int, seeds: Sequence[int], basis_bytes: int | None = None
 ) -> Quadrature:
@@ -184,7 +191,7 @@ def orthogonality(rows: torch.Tensor) -> float:
 def gaussian(operator: Operator, seed: int) -> torch.Tensor:
     """Return a standard Gaussian vector (p,), the same on every device."""
     generator = torch.Generator().manual_seed(seed)
-    probe = torch.randn(operator.shape[0], generator=generator, dtype=torch.float64)
+    probe = torch.randn(operator.shape[0], generator=generator, dtype=torch.float64, device="cpu")
     return probe.to(operator.device, operator.dtype)
 
 

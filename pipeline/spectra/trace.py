@@ -8,6 +8,7 @@ import torch
 
 from pipeline.arguments import checked_seeds
 from pipeline.errors import ArgumentError
+from pipeline.modes import default_modes
 from pipeline.spectra.lanczos import Operator, gaussian, mean_and_error
 
 
@@ -22,6 +23,7 @@ class Trace:
     probes: int
 
 
+@default_modes()
 def trace_estimate(operator: Operator, *, seeds: Sequence[int]) -> Trace:
     """Return Hutchinson's estimates: the means of s^T A s and ||A s||^2, a sign vector s per seed.
 
@@ -38,6 +40,7 @@ def trace_estimate(operator: Operator, *, seeds: Sequence[int]) -> Trace:
     return Trace(value, error, square, square_error, len(seeds))
 
 
+@default_modes()
 def xtrace(operator: Operator, *, seeds: Sequence[int]) -> tuple[float, float]:
     """Return the trace and its standard error from 2 x len(seeds) products, by XTrace.
 
