@@ -68,7 +68,10 @@ def test_parts_agree_with_dense_matrices(trained):
             lowest = one.bottom_eigenvalue.values
             assert np.allclose(lowest, exact[::-1][:2], atol=1e-3 * exact[0])
         assert float(one.basis_kept) == 20
-        assert float(one.bulk_edge_low) <= float(one.bulk_edge) <= float(one.bulk_edge_high)
+        if name != "H":  # of which fewer pairs are sought than a count needs
+            assert float(one.bulk_edge_low) <= float(one.bulk_edge) <= float(one.bulk_edge_high)
+        else:
+            assert np.isnan([one.bulk_edge, one.outlier_count]).all()
         assert float(one.exact) == 0
 
 
