@@ -404,14 +404,6 @@ def test_outliers_end_at_the_most_isolated_gap(values, count):
     assert found.edge == values[count]
 
 
-@pytest.mark.parametrize("values", [[], [3.0, 2.0], [9, 7, 6, 5, 4, 3, 2, -1, -2, -3]])
-def test_fewer_eigenvalues_than_a_count_needs_have_none(values):
-    found = count_outliers(np.array(values, dtype=float))
-    assert np.isnan([*vars(found).values()]).all()
-    eight = count_outliers(np.array([100.0, *np.linspace(1, 0.9, 7)]))
-    assert eight.count == 1
-
-
 def test_a_count_of_outliers_says_how_certain_it_is():
     # One eigenvalue far above eight, these above the bulk: the criterion has two gaps to end at.
     found = count_outliers(np.r_[80, 9, 8.6, 8, 7.7, 7.4, 7, 6.8, 6.5, np.linspace(1, 0.8, 11)])
