@@ -257,7 +257,7 @@ def test_what_is_odd_about_a_layer_is_told_or_borne():
     count = len(windows.eigenvalues)
     assert np.allclose(windows.eigenvalues, exact[:count], atol=1e-8 * float(exact[0]))
     assert layer_names(model) == ["windows", "inner", "last"]
-    with pytest.raises(AnatomyError, match="'tied' is no linear"):
+    with pytest.raises(AnatomyError, match="layer is 'tied', no linear"):
         layer_anatomy(network((model, inputs, labels)), "tied")
     with pytest.raises(NotLinearizedError, match="first dimension"):
         output_hessian(model, (inputs, labels), layers=["windows", "last"])
