@@ -140,7 +140,7 @@ def test_a_map_whose_mutations_are_written_out_is_the_same(assigns):
 def test_shapes_are_checked(one_problem):
     model, inputs, labels = one_problem
     A = hessian(model, (inputs, labels))
-    with pytest.raises(ValueError, match="cannot multiply"):
+    with pytest.raises(ValueError, match=r"^V has shape \(\d+, 3\)"):
         A @ torch.ones(A.shape[0] - 1, 3, dtype=A.dtype)
 
 

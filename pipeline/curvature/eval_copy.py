@@ -86,7 +86,7 @@ def refuse_types(parameters: Mapping[str, torch.Tensor]) -> None:
                 "model.float() or model.to(device)"
             )
     name, first = next(iter(parameters.items()))
-    if first.device.type == "meta":
+    if first.device.type == "meta" and type(first) is nn.Parameter:
         raise ArgumentError(
             f"model has parameters without numbers ({name} is on the meta device). Load them "
             "first, with model.to_empty(device=...) and model.load_state_dict(...)"
