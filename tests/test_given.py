@@ -239,3 +239,23 @@ def test_arguments_are_right_or_refused(chunk, vectors, memory_gb, labels):
         assert right
         v = torch.ones(53)
         assert relative(A @ v, gauss_newton(network(), (X, labels)) @ v) < 1e-4
+
+
+@pytest.mark.parametrize("pairs", [[], "01", [(0, 3)], [(0,)], [(0, 1), (0, 1)], [(0, 1.5)], None])
+def test_pairs_that_are_no_class_pairs_are_refused(pairs):
+    with pytest.raises(ArgumentError, match="pairs"):
+        pair_gram(network(), (X, Y), pairs, room=10**6)
+
+
+INPUTS = {
+    "sparse": X.to_sparse(),
+    "complex": X.to(torch.complex64),
+    "NaN": X.where(X.max() > X, torch.nan),
+    "infinite": X.where(X.max() > X, torch.inf),
+}
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+def test_inputs_that_are_no_finite_numbers_are_refused(kind):
+    with pytest.raises(ArgumentError, match=r"^inputs "):
+        hessian(network(), (INPUTS[kind], Y))

@@ -16,7 +16,7 @@ def checked_columns(V: Any, operator: "LinearOperator") -> torch.Tensor:
     It may be of any real type: it is converted to the operator's.
     """
     p = operator.shape[1]
-    cure = f"Give a torch tensor ({p},) or ({p}, k) on {operator.device}"
+    cure = f"Give a torch tensor ({p}, k) on {operator.device}; A @ v takes ({p},) too"
     if not isinstance(V, torch.Tensor):
         made = ", such as torch.as_tensor(V)" if hasattr(V, "__array__") else ""
         raise ArgumentError(f"V is a {type(V).__name__}. {cure}{made}")

@@ -6,11 +6,12 @@ the sum of its others.  So all C^2 pairs cost C - 1 passes over the data.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import nn
 
+from pipeline.arguments import checked_count
 from pipeline.curvature.given import Data
 from pipeline.curvature.gram import COLUMNS
 from pipeline.curvature.levels import ratio
@@ -19,6 +20,7 @@ from pipeline.curvature.parallel import sum_over_ranks
 from pipeline.curvature.problem import Options, Problem
 from pipeline.data.streamed import part
 from pipeline.device import trim
+from pipeline.errors import ArgumentError
 from pipeline.modes import default_modes
 from pipeline.progress import Progress
 
@@ -54,9 +56,11 @@ def pair_gram(
 
     The m vectors take at most ``room`` bytes at a time: where m x p numbers are more, they are made
     over again for each block of parameters, to the same result but for rounding.  Options as
-    ``hessian``.  Source: S.
+    ``hessian``.  Source: S.  Raises ArgumentError if ``pairs`` are no distinct pairs of classes.
     """
+    checked_count(room, "room")
     problem = Problem(model, data, **options)
+    pairs = _checked_pairs(pairs, problem.classes)
     p, theta = len(problem.network.theta), problem.network.theta
     pi = _probabilities(problem)
     mass = torch.zeros(problem.classes, problem.classes, dtype=torch.float64, device=theta.device)
@@ -76,6 +80,26 @@ def pair_gram(
 def all_pairs(classes: Sequence[int]) -> list[Pair]:
     """Return every pair of two of the classes, the cross class varying fastest."""
     return [(c, k) for c in classes for k in classes]
+
+
+def _checked_pairs(pairs: Any, classes: int) -> list[Pair]:
+    """Return the pairs of ints; ArgumentError if they are not distinct pairs of classes."""
+    cure = "Give a list of distinct pairs (true class, cross class), such as [(0, 1), (0, 2)]"
+    if isinstance(pairs, str) or not isinstance(pairs, Sequence) or not pairs:
+        raise ArgumentError(f"pairs is {str(pairs)[:60]}. {cure}")
+    checked: list[Pair] = []
+    for pair in pairs:
+        if not isinstance(pair, Sequence) or len(pair) != 2:
+            raise ArgumentError(f"pairs has the entry {pair!r}. {cure}")
+        c, k = (
+            checked_count(x, f"a class of pairs, in {pair!r},", least=0, most=classes - 1)
+            for x in pair
+        )
+        checked.append((c, k))
+    if len(set(checked)) < len(checked):
+        twice = next(pair for i, pair in enumerate(checked) if pair in checked[:i])
+        raise ArgumentError(f"pairs has {twice} more than once. {cure}")
+    return checked
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from pipeline.curvature.levels import (
 from pipeline.curvature.memory import pass_budget
 from pipeline.curvature.parallel import least_over_ranks, sum_over_ranks
 from pipeline.curvature.problem import Chunk, Options, Problem
+from pipeline.errors import ArgumentError
 from pipeline.modes import default_modes
 
 
@@ -113,7 +114,10 @@ class Component(ChunkSum):
         For random signs these are unbiased estimates of traces, B2's split by class pair (true,
         cross).  One product with J serves them all.
         """
-        rows = checked_columns(V, self).T.to(self.dtype).contiguous()
+        V = checked_columns(V, self)
+        if not V.shape[1]:
+            raise ArgumentError(f"V has shape {tuple(V.shape)}. Give at least one column")
+        rows = V.T.to(self.dtype).contiguous()
         with torch.no_grad():
             parts = [self._energies(some) for some in rows.split(self.vectors)]
         between, within = (torch.cat(found) for found in zip(*parts, strict=True))

@@ -9,6 +9,8 @@ from pipeline.data.streamed import Inputs, Streamed
 from pipeline.errors import ArgumentError
 from pipeline.modes import outside_inference
 
+CHECKED = 1000  # examples whose numbers are checked at once
+
 
 class HasExamples(Protocol):
     """Anything with ``inputs`` (N, ...) and ``labels`` (N,)."""
@@ -23,7 +25,8 @@ Data = HasExamples | tuple[Inputs, torch.Tensor]
 def inputs_and_labels(data: Data) -> tuple[Inputs, torch.Tensor]:
     """Return the inputs (N, ...) and the labels (N,) int64 of ``data``.
 
-    Raises ArgumentError if it is no pair, if the lengths differ, or if labels are no class numbers.
+    Raises ArgumentError if it is no pair, if the lengths differ, if labels are no class numbers, or
+    if inputs are sparse, complex or not finite.
     """
     if isinstance(data, tuple | list) and len(data) == 2:
         inputs, labels = data
@@ -37,6 +40,8 @@ def inputs_and_labels(data: Data) -> tuple[Inputs, torch.Tensor]:
     inputs, labels = _as_tensor(inputs), _as_tensor(labels)
     if not isinstance(inputs, Streamed | torch.Tensor) or not len(inputs.shape):
         raise ArgumentError(f"inputs are a {type(inputs).__name__}. Give a tensor (N, ...)")
+    if isinstance(inputs, torch.Tensor):
+        _refuse_inputs(inputs)
     labels = _class_numbers(labels)
     if len(inputs) != len(labels) or len(labels) == 0:
         raise ArgumentError(
@@ -50,6 +55,24 @@ def _as_tensor(values: Any) -> Any:
     if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
         return torch.as_tensor(values)
     return outside_inference(values) if isinstance(values, torch.Tensor) else values
+
+
+def _refuse_inputs(inputs: torch.Tensor) -> None:
+    """Raise ArgumentError if inputs are sparse, complex or not finite."""
+    if inputs.layout != torch.strided or inputs.is_complex():
+        raise ArgumentError(
+            f"inputs are {inputs.dtype}, {inputs.layout}. Give a dense tensor of real numbers"
+        )
+    if not inputs.is_floating_point():
+        return
+    for start, some in enumerate(inputs.split(CHECKED)):
+        wrong = ~some.isfinite().flatten(1).all(1) if some.ndim > 1 else ~some.isfinite()
+        if bool(wrong.any()):
+            raise ArgumentError(
+                f"inputs have a NaN or an infinite number in example "
+                f"{start * CHECKED + int(wrong.int().argmax())}. Leave the example out, or "
+                "correct it"
+            )
 
 
 def _class_numbers(labels: Any) -> torch.Tensor:
