@@ -249,6 +249,31 @@ def test_a_network_is_followed_once_for_all_chunks_of_one_shape(one_problem, ope
     assert relative(dense(A), expected) < 1e-12
 
 
+class Scaled(nn.Sequential):
+    """A network with a factor that no attribute of its modules shows."""
+
+    def __init__(self, factor):
+        super().__init__(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+        self.scaled = lambda h: factor * h
+
+    def forward(self, x):
+        return super().forward(self.scaled(x))
+
+
+@pytest.mark.parametrize("operator", [hessian, gauss_newton, residual])
+def test_networks_that_differ_in_a_closure_share_no_list(operator, monkeypatch):
+    data, products = (torch.randn(9, 6), torch.arange(9) % 3), []
+    for size in (9, 0):  # with and without lists of other networks
+        monkeypatch.setattr(linearize_module, "SPLITS", linearize_module._Recent(size))
+        for factor in (1.0, 1 + 1e-4):
+            torch.manual_seed(0)
+            A = operator(Scaled(factor), data)
+            products.append(A @ torch.ones(A.shape[0]))
+    assert torch.equal(products[0], products[2])
+    assert torch.equal(products[1], products[3])
+    assert not torch.equal(products[0], products[1])
+
+
 def test_algebra(one_problem):
     model, inputs, labels = one_problem
     A, G = hessian(model, (inputs, labels)), gauss_newton(model, (inputs, labels))

@@ -1,7 +1,8 @@
 """A network as a function of one flat parameter vector."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import torch
@@ -17,6 +18,14 @@ from pipeline.curvature.eval_copy import differentiated, eval_copy, refuse_types
 from pipeline.curvature.places import places
 from pipeline.device import rounding
 from pipeline.errors import ArgumentError
+
+PLAIN = (bool, int, float, complex, str, type(None), torch.dtype, torch.device, torch.Size)
+FUNCTIONS = (FunctionType, BuiltinFunctionType, type)
+TENSORS = (
+    "_parameters",
+    "_buffers",
+    "_modules",
+)  # attributes that hold a module's tensors and parts
 
 ERROR = "torch::autograd::Error"  # what autograd calls the place of a missing derivative
 
@@ -62,7 +71,10 @@ class FlatNetwork:
         another network is checked before it is used.
         """
         modules = tuple(
-            (name, type(module), tuple(sorted(_plain_attributes(module))))
+            (
+                (name, type(module), type(module).forward),
+                *((key, _fixed(x)) for key, x in vars(module).items() if key not in TENSORS),
+            )
             for name, module in self.module.named_modules()
         )
         tensors = tuple((name, x.shape, x.dtype, x.device) for name, x in self.state.items())
@@ -204,11 +216,21 @@ def logits_in(output: Any) -> torch.Tensor:
     )
 
 
-def _plain_attributes(module: nn.Module) -> Iterator[tuple[str, str]]:
-    """Yield the names and values of a module's numbers, strings and tuples of these."""
-    for name, value in vars(module).items():
-        if isinstance(value, int | float | str | tuple | list | torch.Size | type(None)):
-            yield name, repr(value)
+def _fixed(value: Any) -> Hashable:
+    """Return a module's attribute as a part of its structure.
+
+    Functions count as themselves. Nothing equals an object that may change, so that networks with
+    such attributes share no recorded list.
+    """
+    if isinstance(value, PLAIN):
+        return type(value), repr(value)
+    if isinstance(value, tuple | list):
+        return type(value), tuple(map(_fixed, value))
+    if isinstance(value, Mapping):
+        return tuple((repr(key), _fixed(part)) for key, part in value.items())
+    if isinstance(value, set):
+        return tuple(sorted(map(repr, value)))
+    return value if isinstance(value, FUNCTIONS) else object()
 
 
 def _leaves(root: Node | None) -> list[torch.Tensor]:
